@@ -1,0 +1,266 @@
+"""The delta ADS server: keeps every connected Envoy at the desired resources (xDS protocol, incremental variant).
+
+Laws of a connection: one response is in flight at a time; types go in make-before-break order (clusters before the routes
+that need them, removals the other way round); every re-subscription is answered; a NACK is remembered and its resource is
+sent again only when it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+
+from lgsp.gateway.xds.cache import Resource
+from lgsp.gateway.xds.messages import TYPE_PREFIX, message_class
+
+CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
+ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
+EXTENSION = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
+LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
+SCOPE = TYPE_PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
+ROUTES = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
+PUSH_ORDER: Final = (CLUSTER, ENDPOINTS, SECRET, EXTENSION, LISTENER, SCOPE, ROUTES)
+WILDCARD: Final = frozenset({CLUSTER, LISTENER, SCOPE})
+ACK_SECONDS: Final = 10.0
+# Resources in one response: bounds a message well below gRPC's 4 MiB for route configurations of ordinary size.
+BATCH: Final = 200
+_SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A NACK: what Envoy refused, when (Unix seconds) and in its own words."""
+
+    type_url: str
+    names: tuple[str, ...]
+    message: str
+    time: float
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """One type on one connection: what Envoy asked for and what it was sent."""
+
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    sent: dict[str, str] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
+
+    def wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+
+class AdsServer:
+    """Desired resources and the Envoys that follow them. All calls belong to one event loop."""
+
+    def __init__(self, *, now: Callable[[], float], accepted: Callable[[list[Resource]], None] | None = None) -> None:
+        self.desired: dict[str, dict[str, Resource]] = {type_url: {} for type_url in PUSH_ORDER}
+        self.generation = 0
+        self.connections: set[_Connection] = set()
+        self.rejections: dict[tuple[str, str], Rejection] = {}
+        self.now = now
+        self._accepted = accepted
+        self._settled = asyncio.Condition()
+
+    def update(self, upserts: Iterable[Resource], removals: Iterable[tuple[str, str]] = ()) -> int:
+        """Change what is desired; answers the generation to wait for with `settled`."""
+        changed = False
+        for each in upserts:
+            known = self.desired[each.type_url].get(each.name)
+            if known is None or known.version != each.version:
+                self.desired[each.type_url][each.name] = each
+                changed = True
+        for type_url, name in removals:
+            changed |= self.desired[type_url].pop(name, None) is not None
+            self.rejections.pop((type_url, name), None)
+        return self._bump() if changed else self.generation
+
+    def replace(self, resources: Iterable[Resource]) -> int:
+        """Make exactly these the desired ones."""
+        fresh = {(each.type_url, each.name): each for each in resources}
+        gone = [(t, n) for t, named in self.desired.items() for n in named if (t, n) not in fresh]
+        return self.update(fresh.values(), gone)
+
+    def _bump(self) -> int:
+        self.generation += 1
+        for connection in self.connections:
+            connection.wake.set()
+        return self.generation
+
+    async def settled(self, generation: int, timeout_s: float) -> bool:
+        """True once every connected Envoy has acknowledged `generation`; False after the time, or with no Envoy."""
+
+        def done() -> bool:
+            return bool(self.connections) and all(c.settled >= generation for c in self.connections)
+
+        try:
+            async with asyncio.timeout(timeout_s), self._settled:
+                await self._settled.wait_for(done)
+        except TimeoutError:
+            return False
+        return True
+
+    async def note_settled(self, connection: _Connection) -> None:
+        """A connection reached a generation: tell who waits, and keep what it accepted."""
+        async with self._settled:
+            self._settled.notify_all()
+        if self._accepted is not None:
+            self._accepted(list(connection.accepted.values()))
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service's handler for a grpc.aio server."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest").FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"DeltaAggregatedResources": method})
+
+    async def _stream(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+        connection = _Connection(self, context)
+        self.connections.add(connection)
+        reader = asyncio.create_task(connection.read(requests))
+        try:
+            await connection.push()
+        finally:
+            reader.cancel()
+            self.connections.discard(connection)
+
+
+class _Connection:
+    """One Envoy: its subscriptions, what it holds, and the loop that closes the gap."""
+
+    def __init__(self, server: AdsServer, context: Any) -> None:
+        self.server, self.context = server, context
+        self.node = ""
+        self.wake = asyncio.Event()
+        self.subscriptions: dict[str, _Subscription] = {}
+        self.accepted: dict[tuple[str, str], Resource] = {}
+        self.settled = -1
+        self._nonces = itertools.count(1)
+        self._in_flight: tuple[str, list[Resource], list[str]] | None = None
+        self._nonce = ""
+        self._answered = asyncio.Event()
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """Resources that differ from what this Envoy was sent."""
+        return sum(len(up) + len(down) for up, down in map(self._difference, self.subscriptions))
+
+    async def read(self, requests: AsyncIterator[Any]) -> None:
+        try:
+            async for request in requests:
+                self._take(request)
+                self.wake.set()
+        finally:
+            self._closed = True
+            self._answered.set()
+            self.wake.set()
+
+    def _take(self, request: Any) -> None:
+        self.node = self.node or request.node.id
+        if request.response_nonce and request.response_nonce == self._nonce:
+            self._take_answer(request)
+        if request.type_url not in self.server.desired:
+            return
+        known = self.subscriptions.get(request.type_url)
+        entry = known or self.subscriptions.setdefault(request.type_url, _Subscription())
+        names = set(request.resource_names_subscribe)
+        if known is None:
+            entry.sent.update(request.initial_resource_versions)
+            entry.wildcard = not names and request.type_url in WILDCARD
+        entry.wildcard |= "*" in names
+        for name in names - {"*"}:
+            entry.names.add(name)
+            if known is not None or name not in request.initial_resource_versions:
+                entry.sent.pop(name, None)
+                entry.absent.discard(name)
+        for name in request.resource_names_unsubscribe:
+            entry.names.discard(name)
+            entry.sent.pop(name, None)
+            if name == "*":
+                entry.wildcard = False
+
+    def _take_answer(self, request: Any) -> None:
+        type_url, resources, removed = self._in_flight or ("", [], [])
+        if request.HasField("error_detail"):
+            names = tuple(each.name for each in resources)
+            nack = Rejection(type_url, names, request.error_detail.message[:2000], self.server.now())
+            self.server.rejections.update({(type_url, name): nack for name in names})
+        else:
+            for each in resources:
+                self.accepted[type_url, each.name] = each
+                self.server.rejections.pop((type_url, each.name), None)
+            for name in removed:
+                self.accepted.pop((type_url, name), None)
+        self._in_flight, self._nonce = None, ""
+        self._answered.set()
+
+    async def push(self) -> None:
+        """Follow the desired resources until the stream ends."""
+        while not self._closed:
+            self.wake.clear()
+            generation = self.server.generation
+            await self._pass()
+            if not self.wake.is_set() and self.subscriptions and not self._closed:
+                if self.settled != generation:
+                    self.settled = generation
+                    self._adopt_known()
+                    await self.server.note_settled(self)
+            await self.wake.wait()
+
+    async def _pass(self) -> None:
+        """Upserts in push order, then removals in reverse: make before break."""
+        for type_url in PUSH_ORDER:
+            upserts, _ = self._difference(type_url)
+            for start in range(0, len(upserts), BATCH):
+                await self._send(type_url, upserts[start : start + BATCH], [])
+        for type_url in reversed(PUSH_ORDER):
+            _, removed = self._difference(type_url)
+            if removed:
+                await self._send(type_url, [], removed)
+
+    def _difference(self, type_url: str) -> tuple[list[Resource], list[str]]:
+        entry = self.subscriptions.get(type_url)
+        if entry is None:
+            return [], []
+        desired = self.server.desired[type_url]
+        wanted = desired.values() if entry.wildcard else (desired[n] for n in sorted(entry.names) if n in desired)
+        upserts = [each for each in wanted if entry.sent.get(each.name) != each.version]
+        gone = [name for name in entry.sent if name not in desired]
+        unknown = [n for n in entry.names if n not in desired and n not in entry.sent and n not in entry.absent]
+        return upserts, gone + unknown
+
+    async def _send(self, type_url: str, resources: list[Resource], removed: list[str]) -> None:
+        entry = self.subscriptions[type_url]
+        response: Any = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")(type_url=type_url)
+        for each in resources:
+            slot = response.resources.add(name=each.name, version=each.version)
+            slot.resource.type_url, slot.resource.value = each.type_url, each.value
+            entry.sent[each.name] = each.version
+            entry.absent.discard(each.name)
+        for name in removed:
+            response.removed_resources.append(name)
+            entry.sent.pop(name, None)
+            entry.absent.add(name)
+        response.nonce = self._nonce = str(next(self._nonces))
+        self._in_flight = (type_url, resources, removed)
+        self._answered.clear()
+        await self.context.write(response)
+        async with asyncio.timeout(ACK_SECONDS):
+            await self._answered.wait()
+
+    def _adopt_known(self) -> None:
+        """After a reconnect Envoy names what it holds already: that counts as accepted."""
+        for type_url, entry in self.subscriptions.items():
+            for name, version in entry.sent.items():
+                each = self.server.desired[type_url].get(name)
+                if each and each.version == version and (type_url, name) not in self.server.rejections:
+                    self.accepted.setdefault((type_url, name), each)

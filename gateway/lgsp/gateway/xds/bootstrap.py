@@ -1,0 +1,75 @@
+"""Envoy's bootstrap: who it is and where the control process is; everything else comes over ADS."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+XDS_CLUSTER, OTLP_CLUSTER = "xds", "otlp"
+_HTTP2: Final = {
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {
+            "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "3s"}}
+        },
+    }
+}
+
+
+def bootstrap(
+    node: str, ads_socket: str, admin_socket: str, otlp_endpoint: str | None = None, max_connections: int = 20000
+) -> dict[str, Any]:
+    """The bootstrap as JSON. `otlp_endpoint` is `http://host:port` of an OTLP/gRPC receiver."""
+    clusters = [_cluster(XDS_CLUSTER, {"pipe": {"path": ads_socket}})]
+    if otlp_endpoint:
+        url = urlsplit(otlp_endpoint)
+        clusters.append(
+            _cluster(OTLP_CLUSTER, {"socket_address": {"address": url.hostname, "port_value": url.port or 4317}})
+        )
+    source = {"ads": {}, "resource_api_version": "V3"}
+    return {
+        "node": {"id": node, "cluster": "lgsp"},
+        "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+            },
+            "lds_config": source,
+            "cds_config": source,
+        },
+        "static_resources": {"clusters": clusters},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": max_connections,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    static = "pipe" in address
+    return {
+        "name": name,
+        "type": "STATIC" if static else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": _HTTP2,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+
+
+def arguments(binary: str, bootstrap_path: str, concurrency: int | None = None) -> list[str]:
+    """Envoy's command line: no hot restart, logs flushed often, nothing secret."""
+    command = [binary, "-c", bootstrap_path, "--use-dynamic-base-id", "--file-flush-interval-msec", "100"]
+    command += ["--log-level", "warning", "--drain-time-s", "5", "--parent-shutdown-time-s", "6"]
+    return command + (["--concurrency", str(concurrency)] if concurrency else [])

@@ -1,0 +1,53 @@
+"""What the gateway must enforce, free of Envoy's words and of the registry's records: frozen, comparable, hashable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPolicy:
+    """One method and who may call it. `consumers` are system identifiers; nobody is the default."""
+
+    name: str
+    streaming: bool = False
+    idempotent: bool = False
+    consumers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePolicy:
+    """One service: its methods, where it answers and its contract as a serialized FileDescriptorSet.
+
+    `endpoints` are `ip:port`, or an absolute path of a unix socket for the platform's own services.
+    """
+
+    name: str
+    methods: tuple[MethodPolicy, ...]
+    endpoints: tuple[str, ...] = ()
+    contract: bytes = field(default=b"", repr=False)
+    browser_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """Whose tokens are accepted: issuer (also the audience), public keys (a JWK Set) and what was taken back."""
+
+    issuer: str
+    jwks: str
+    revoked_systems: frozenset[str] = frozenset()
+    revoked_tokens: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePolicy:
+    """The node's own edge: listener, certificate, log and trace sink."""
+
+    address: str
+    port: int
+    certificate: bytes
+    private_key: bytes = field(repr=False)
+    access_log: str
+    oauth_socket: str
+    otlp: bool = False
+    trace_percent: float = 1.0

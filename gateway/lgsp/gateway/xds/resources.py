@@ -1,0 +1,424 @@
+"""Policy → xDS resources. Pure functions from frozen policy to Envoy's messages; names are the services' own.
+
+Laws: nothing is allowed that no list names (the listener's access list denies, every service ends in a route without an
+upstream); what changes often (grants, keys, endpoints, certificates) is never in the listener, which would drain streams.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from lgsp.gateway.xds.messages import build
+from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.refusals import local_replies
+from lgsp.gateway.xds.rest import rest_descriptor
+
+HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
+LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
+JWT, REVOKED, GRANTS, REST, CORS = "jwt", "revoked", "grants", "rest", "cors"
+CERTIFICATE: Final = "edge-certificate"
+CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-client", "x-lgsp-agency", "x-lgsp-token"  # noqa: S105
+ADS: Final = {"ads": {}, "resource_api_version": "V3"}
+UNAUTHENTICATED: Final = (
+    "/oauth2/token",
+    "/oauth2/introspect",
+    "/oauth2/revoke",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/jwks.json",
+)
+# What only the gateway may say, or what would carry a caller's words further than meant.
+STRIPPED: Final = (CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER, "x-request-id", "x-forwarded-for", "baggage",
+                   "x-envoy-original-path", "x-envoy-original-method", "x-lgsp-reason", "grpc-accept-encoding")  # fmt: skip
+# Anything else could carry the answer past the checks made for gRPC; REST arrives here as gRPC.
+GRPC_CONTENT: Final = {
+    "name": "content-type",
+    "string_match": {"safe_regex": {"regex": r"application/grpc(-web(-text)?)?(\+proto)?"}},
+}
+# Nobody is "internal": every caller is treated as coming from outside.
+_NOBODY: Final = {"address_prefix": "255.255.255.255", "prefix_len": 32}
+UNARY_SECONDS, STREAM_SECONDS = 30, 300
+
+
+# --- one service -----------------------------------------------------------------------------------------------------
+
+
+def scope(key: str, routes: str) -> Message:
+    """The first path segment `key` leads to the route configuration `routes`."""
+    content = {"name": key, "route_configuration_name": routes, "key": {"fragments": [{"string_key": key}]}}
+    return build("envoy.config.route.v3.ScopedRouteConfiguration", content)
+
+
+def service_routes(service: ServicePolicy) -> Message:
+    """A service's whole route configuration: REST, CORS, and each method with its access list."""
+    per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
+    host = {
+        "name": "service",
+        "domains": ["*"],
+        "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
+        "typed_per_filter_config": per_host,
+        "routes": [*(_method_route(service.name, method) for method in service.methods), _no_such_method(service.name)],
+    }
+    return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
+
+
+def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Message:
+    """The upstream of a service: endpoints by EDS, or one unix socket of the platform's own."""
+    protocol = {"http_protocol_options": {}} if http1 else {"http2_protocol_options": _UPSTREAM_HTTP2}
+    content: dict[str, Any] = {
+        "name": name,
+        "connect_timeout": "2s",
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 8192}]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": protocol,
+            }
+        },
+    }
+    if unix is None:
+        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
+    else:
+        content |= {"type": "STATIC", "load_assignment": _assignment(name, (unix,))}
+    return build("envoy.config.cluster.v3.Cluster", content)
+
+
+def endpoints(service: ServicePolicy) -> Message:
+    """Where a service answers now."""
+    return build("envoy.config.endpoint.v3.ClusterLoadAssignment", _assignment(service.name, service.endpoints))
+
+
+_UPSTREAM_HTTP2: Final = {
+    "max_concurrent_streams": 1024,
+    "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+}
+
+
+def _assignment(name: str, addresses: tuple[str, ...]) -> dict[str, Any]:
+    hosts = [{"endpoint": {"address": _address(address)}} for address in addresses]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}] if hosts else []}
+
+
+def _address(address: str) -> dict[str, Any]:
+    if address.startswith("/"):
+        return {"pipe": {"path": address}}
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def _transcoder(service: ServicePolicy) -> dict[str, Any]:
+    return {
+        "@type": f"{HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor_bin": base64.b64encode(rest_descriptor(service.contract, service.name)).decode(),
+        "services": [service.name],
+        "convert_grpc_status": True,
+        "print_options": {"preserve_proto_field_names": True},
+        "request_validation_options": {"reject_unknown_query_parameters": True},
+        "max_request_body_size": 4 << 20,
+    }
+
+
+def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "@type": f"{HTTP}.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin} for origin in origins],
+        "allow_methods": "GET, PUT, POST, DELETE, PATCH, OPTIONS",
+        "allow_headers": "authorization,content-type,grpc-timeout,idempotency-key,traceparent,x-grpc-web,x-lgsp-purpose,x-user-agent",
+        "expose_headers": "grpc-message,grpc-status,grpc-status-details-bin,x-lgsp-reason,x-request-id",
+        "max_age": "600",
+    }
+
+
+def _method_route(service: str, method: MethodPolicy) -> dict[str, Any]:
+    bound = f"{STREAM_SECONDS if method.streaming else UNARY_SECONDS}s"
+    retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+    if method.idempotent and not method.streaming:
+        retry["retry_on"] += ",reset,unavailable"
+    retry["retry_back_off"] = {"base_interval": "0.025s", "max_interval": "0.25s"}
+    return {
+        "name": f"{service}/{method.name}",
+        "match": {"path": f"/{service}/{method.name}", "headers": [GRPC_CONTENT]},
+        "route": {
+            "cluster": service,
+            "timeout": "0s",
+            "retry_policy": retry,
+            "max_stream_duration": {
+                "max_stream_duration": bound,
+                "grpc_timeout_header_max": bound,
+                "grpc_timeout_header_offset": "0.05s",
+            },
+        },
+        "typed_per_filter_config": {GRANTS: _access_list(method.consumers)},
+    }
+
+
+def _no_such_method(service: str) -> dict[str, Any]:
+    """REST enters here, is transcoded and routed again; whatever stays has no upstream."""
+    return {
+        "name": f"{service}/",
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 404},
+        "typed_per_filter_config": {
+            GRANTS: {"@type": f"{HTTP}.rbac.v3.RBACPerRoute", "rbac": {"rules": _deny("METHOD_UNKNOWN")}}
+        },
+    }
+
+
+def _deny(reason: str) -> dict[str, Any]:
+    """Rules that refuse everybody; the policy's name is the reason that the caller gets."""
+    everyone = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+    return {"action": "DENY", "policies": {reason: everyone}}
+
+
+def _access_list(consumers: frozenset[str]) -> dict[str, Any]:
+    per_route = {"@type": f"{HTTP}.rbac.v3.RBACPerRoute"}
+    if not consumers:
+        return per_route | {"rbac": {"rules": {"action": "ALLOW"}}}
+    return per_route | {
+        "rbac": {"matcher": _verdict_tree(CLIENT_HEADER, sorted(consumers), "ALLOW", _verdict("GRANT_MISSING", "DENY"))}
+    }
+
+
+def _verdict_tree(
+    header: str, values: list[str], action: str, otherwise: dict[str, Any], name: str = "granted"
+) -> dict[str, Any]:
+    """One hash look-up of a header among `values`."""
+    header_input = {
+        "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+        "header_name": header,
+    }
+    hit = _verdict(name, action)
+    tree = {
+        "input": {"name": header, "typed_config": header_input},
+        "exact_match_map": {"map": dict.fromkeys(values, hit)},
+    }
+    return {"matcher_tree": tree, "on_no_match": otherwise}
+
+
+def _verdict(name: str, action: str) -> dict[str, Any]:
+    typed = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": name, "action": action}
+    return {"action": {"name": name, "typed_config": typed}}
+
+
+# --- who is trusted --------------------------------------------------------------------------------------------------
+
+
+def jwt_filter(trust: TrustPolicy) -> Message:
+    """RFC 9068 access tokens of our issuer and audience, on every path that is not switched off by its route."""
+    provider = {
+        "issuer": trust.issuer,
+        "audiences": [trust.issuer],
+        "local_jwks": {"inline_string": trust.jwks},
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "forward": False,
+        "require_expiration": True,
+        "max_lifetime": "300s",
+        "clock_skew_seconds": 10,
+        "payload_in_metadata": "jwt",
+        "jwt_cache_config": {"jwt_cache_size": 1000, "jwt_max_token_size": 4096},
+        "claim_to_headers": [
+            {"claim_name": "client_id", "header_name": CLIENT_HEADER},
+            {"claim_name": "agency", "header_name": AGENCY_HEADER},
+            {"claim_name": "jti", "header_name": TOKEN_HEADER},
+        ],
+    }
+    content = {
+        "@type": f"{HTTP}.jwt_authn.v3.JwtAuthentication",
+        "providers": {"bus": provider},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "bus"}}],
+    }
+    return _extension(JWT, content)
+
+
+def revoked_filter(trust: TrustPolicy) -> Message:
+    """Refuses revoked systems and tokens though their tokens are still valid by themselves."""
+    matcher = _verdict("known", "ALLOW")
+    for header, values in ((TOKEN_HEADER, trust.revoked_tokens), (CLIENT_HEADER, trust.revoked_systems)):
+        if values:
+            matcher = {"matcher": _verdict_tree(header, sorted(values), "DENY", matcher, "TOKEN_REVOKED")}
+    content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
+    if "matcher" in matcher:
+        content["matcher"] = matcher["matcher"]
+    return _extension(REVOKED, content)
+
+
+def _extension(name: str, content: dict[str, Any]) -> Message:
+    return build("envoy.config.core.v3.TypedExtensionConfig", {"name": name, "typed_config": content})
+
+
+# --- the edge --------------------------------------------------------------------------------------------------------
+
+
+def certificate(edge: EdgePolicy) -> Message:
+    """The listener's certificate chain and key, by SDS."""
+    chain, key = (base64.b64encode(part).decode() for part in (edge.certificate, edge.private_key))
+    tls = {"certificate_chain": {"inline_bytes": chain}, "private_key": {"inline_bytes": key}}
+    return build("envoy.extensions.transport_sockets.tls.v3.Secret", {"name": CERTIFICATE, "tls_certificate": tls})
+
+
+def platform_routes() -> Message:
+    """The few unauthenticated paths, exact, on an upstream of their own."""
+    open_door = {
+        JWT: {"@type": f"{HTTP}.jwt_authn.v3.PerRouteConfig", "disabled": True},
+        GRANTS: {"@type": f"{HTTP}.rbac.v3.RBACPerRoute"},
+    }
+    routes = [
+        {
+            "name": path,
+            "match": {"path": path},
+            "route": {"cluster": OAUTH_CLUSTER, "timeout": "15s"},
+            "typed_per_filter_config": open_door,
+        }
+        for path in UNAUTHENTICATED
+    ]
+    host = {"name": "platform", "domains": ["*"], "routes": routes}
+    return build("envoy.config.route.v3.RouteConfiguration", {"name": PLATFORM_ROUTES, "virtual_hosts": [host]})
+
+
+def listener(edge: EdgePolicy) -> Message:
+    """The one listener: TLS by SDS, routes by scope, filters whose content comes by ECDS or with the route."""
+    tls = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "tls_certificate_sds_secret_configs": [{"name": CERTIFICATE, "sds_config": ADS}],
+        },
+    }
+    chain = {
+        "filters": [{"name": "http", "typed_config": _connection_manager(edge)}],
+        "transport_socket": {"name": "tls", "typed_config": tls},
+        "transport_socket_connect_timeout": "10s",
+    }
+    content = {
+        "name": LISTENER,
+        "address": {"socket_address": {"address": edge.address, "port_value": edge.port}},
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "filter_chains": [chain],
+    }
+    return build("envoy.config.listener.v3.Listener", content)
+
+
+def _connection_manager(edge: EdgePolicy) -> dict[str, Any]:
+    manager: dict[str, Any] = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "edge",
+        "scoped_routes": {
+            "name": "services",
+            "scope_key_builder": {
+                "fragments": [{"header_value_extractor": {"name": ":path", "element_separator": "/", "index": 1}}]
+            },
+            "rds_config_source": ADS,
+            "scoped_rds": {"scoped_rds_config_source": ADS},
+        },
+        "http_filters": _filters(),
+        "access_log": [_access_log(edge.access_log)],
+        "access_log_options": {"access_log_flush_interval": "10s"},
+        "local_reply_config": local_replies(),
+        "early_header_mutation_extensions": [_strip()],
+        "server_name": "lgsp",
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": [_NOBODY]},
+        "generate_request_id": True,
+        "always_set_request_id_in_response": True,
+        "forward_client_cert_details": "SANITIZE_SET",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "request_headers_timeout": "10s",
+        "stream_idle_timeout": "300s",
+        "common_http_protocol_options": {
+            "idle_timeout": "600s",
+            "max_connection_duration": "3600s",
+            "max_headers_count": 100,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": 256,
+            "initial_stream_window_size": 1 << 18,
+            "initial_connection_window_size": 1 << 20,
+            "connection_keepalive": {"interval": "60s", "timeout": "10s"},
+        },
+    }
+    if edge.otlp:
+        manager["tracing"] = _tracing(edge.trace_percent)
+    return manager
+
+
+def _filters() -> list[dict[str, Any]]:
+    """The chain; a name here is the key of a route's `typed_per_filter_config`."""
+    typed = {
+        CORS: f"{HTTP}.cors.v3.Cors",
+        "grpc_web": f"{HTTP}.grpc_web.v3.GrpcWeb",
+    }
+    # Switched off here, configured by each service's route configuration.
+    rest = {"@type": f"{HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder", "proto_descriptor_bin": ""}
+    deny = {"@type": f"{HTTP}.rbac.v3.RBAC", "rules": _deny("SERVICE_UNKNOWN")}
+    return [
+        *({"name": name, "typed_config": {"@type": url}} for name, url in typed.items()),
+        {"name": REST, "typed_config": rest},
+        _discovered(JWT, f"{HTTP}.jwt_authn.v3.JwtAuthentication"),
+        _discovered(REVOKED, f"{HTTP}.rbac.v3.RBAC"),
+        {"name": GRANTS, "typed_config": deny},
+        {"name": "router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}},
+    ]
+
+
+def _discovered(name: str, type_url: str) -> dict[str, Any]:
+    return {"name": name, "config_discovery": {"config_source": ADS, "type_urls": [type_url]}}
+
+
+def _strip() -> dict[str, Any]:
+    typed = {
+        "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        "mutations": [{"remove": header} for header in STRIPPED],
+    }
+    return {"name": "strip", "typed_config": typed}
+
+
+def _access_log(path: str) -> dict[str, Any]:
+    """One JSON line a call; never the path of a REST call, which may name a person."""
+    fields = {
+        "time": "%START_TIME%",
+        "request_id": "%RESP(X-REQUEST-ID):64%",
+        "trace_id": "%TRACE_ID%",
+        "client": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:jwt:client_id):200%",
+        "agency": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:jwt:agency):64%",
+        "route": "%ROUTE_NAME%",
+        "purpose": "%REQ(X-LGSP-PURPOSE):64%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "reason": "%RESP(X-LGSP-REASON):64%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "duration_ms": "%DURATION%",
+        "received": "%BYTES_RECEIVED%",
+        "sent": "%BYTES_SENT%",
+        "peer": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "upstream": "%UPSTREAM_HOST%",
+        "kind": "%ACCESS_LOG_TYPE%",
+    }
+    typed = {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": path,
+        "log_format": {"json_format": fields},
+    }
+    return {"name": "file", "typed_config": typed}
+
+
+def _tracing(percent: float) -> dict[str, Any]:
+    typed = {
+        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "1s"},
+        "service_name": "lgsp-gateway",
+    }
+    return {
+        "random_sampling": {"value": percent},
+        "max_path_tag_length": 0,
+        "spawn_upstream_span": False,
+        "provider": {"name": "opentelemetry", "typed_config": typed},
+    }
