@@ -113,7 +113,7 @@ class AdsServer:
         if self._accepted is not None:
             self._accepted(list(connection.accepted.values()))
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """The service's handler for a grpc.aio server."""
         method = grpc.stream_stream_rpc_method_handler(
             self._stream,

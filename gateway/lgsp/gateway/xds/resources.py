@@ -20,7 +20,7 @@ HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
 JWT, REVOKED, GRANTS, REST, CORS = "jwt", "revoked", "grants", "rest", "cors"
 CERTIFICATE: Final = "edge-certificate"
-CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-client", "x-lgsp-agency", "x-lgsp-token"  # noqa: S105
+CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-client", "x-lgsp-agency", "x-lgsp-token"
 ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 UNAUTHENTICATED: Final = (
     "/oauth2/token",
