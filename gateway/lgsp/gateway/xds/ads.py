@@ -209,12 +209,19 @@ class _Connection:
             self.wake.clear()
             generation = self.server.generation
             await self._pass()
-            if not self.wake.is_set() and self.subscriptions and not self._closed:
-                if self.settled != generation:
-                    self.settled = generation
-                    self._adopt_known()
-                    await self.server.note_settled(self)
+            if self.settled != generation and not self._closed and self._complete():
+                self.settled = generation
+                self._adopt_known()
+                await self.server.note_settled(self)
             await self.wake.wait()
+
+    def _complete(self) -> bool:
+        """True when Envoy has asked for everything it needs: a new service's routes come only after its scope."""
+        return all(
+            self.server.desired[type_url].keys() <= entry.names
+            for type_url in PUSH_ORDER
+            if type_url not in WILDCARD and (entry := self.subscriptions.get(type_url, _Subscription()))
+        )
 
     async def _pass(self) -> None:
         """Upserts in push order, then removals in reverse: make before break."""

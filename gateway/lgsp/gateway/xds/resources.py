@@ -1,7 +1,7 @@
 """Policy → xDS resources. Pure functions from frozen policy to Envoy's messages; names are the services' own.
 
-Laws: nothing is allowed that no list names (the listener's access list denies, every service ends in a route without an
-upstream); what changes often (grants, keys, endpoints, certificates) is never in the listener, which would drain streams.
+Laws: nothing is allowed that no list names (the listener's access list denies, every service ends in a
+route that refuses everybody); what changes often (grants, keys, endpoints, certificates) is never in the listener, which would drain streams.
 """
 
 from __future__ import annotations
@@ -157,11 +157,14 @@ def _method_route(service: str, method: MethodPolicy) -> dict[str, Any]:
 
 
 def _no_such_method(service: str) -> dict[str, Any]:
-    """REST enters here, is transcoded and routed again; whatever stays has no upstream."""
+    """REST enters here, is transcoded and routed again; whatever stays is refused.
+
+    It names an upstream that nobody reaches through it, because CORS does not look at routes without one.
+    """
     return {
         "name": f"{service}/",
         "match": {"prefix": "/"},
-        "direct_response": {"status": 404},
+        "route": {"cluster": service, "timeout": "0s"},
         "typed_per_filter_config": {
             GRANTS: {"@type": f"{HTTP}.rbac.v3.RBACPerRoute", "rbac": {"rules": _deny("METHOD_UNKNOWN")}}
         },

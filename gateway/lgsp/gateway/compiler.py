@@ -1,0 +1,100 @@
+"""Registry records → neutral policy: what a service's route, cluster and endpoints must be at one instant.
+
+Pure: no await, no clock of its own. The registry's words end here, Envoy's words begin in `xds.resources`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from lgsp.api.registry.v1.registry_pb2 import Grant, NodeKey, Service, System, TokenRevocation
+from lgsp.gateway.xds.policy import MethodPolicy, ServicePolicy, TrustPolicy
+
+EVERY_METHOD = "*"
+_IDEMPOTENT = (
+    descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
+    descriptor_pb2.MethodOptions.IDEMPOTENT,
+)
+
+
+def service_policy(
+    service: Service,
+    contract: bytes,
+    grants: Iterable[Grant],
+    revoked: frozenset[str],
+    addresses: Iterable[str],
+    now: datetime,
+) -> ServicePolicy:
+    """The service at `now`: each method with the systems that a grant in force names, revoked systems left out."""
+    in_force = [grant for grant in grants if holds(grant, now) and grant.consumer not in revoked]
+    return ServicePolicy(
+        name=service.name,
+        methods=tuple(_method(method, in_force) for method in _declared(contract, service.name)),
+        endpoints=tuple(sorted(set(addresses))),
+        contract=contract,
+        browser_origins=tuple(service.browser_origins),
+    )
+
+
+def holds(grant: Grant, now: datetime) -> bool:
+    """True while a grant is in force: begun, not ended, not revoked. The end itself is outside."""
+    return (
+        not grant.HasField("revoked_at")
+        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
+        and (not grant.HasField("not_after") or now < _time(grant.not_after))
+    )
+
+
+def next_boundary(grants: Iterable[Grant], now: datetime) -> datetime | None:
+    """When a grant next begins or ends by itself; None when nothing will."""
+    times = [
+        _time(getattr(grant, name))
+        for grant in grants
+        for name in ("not_before", "not_after")
+        if grant.HasField(name) and not grant.HasField("revoked_at")
+    ]
+    return min((time for time in times if time > now), default=None)
+
+
+def trust_policy(
+    issuer: str, keys: Iterable[NodeKey], systems: Iterable[System], tokens: Iterable[TokenRevocation], now: datetime
+) -> TrustPolicy:
+    """Whose tokens are accepted at `now`; JWKs in the order of their ids, so that equal sets are equal text."""
+    live = [key for key in keys if not key.HasField("retired_at") or now < _time(key.retired_at)]
+    jwks = {"keys": [json.loads(key.jwk) for key in sorted(live, key=lambda key: key.kid)]}
+    return TrustPolicy(
+        issuer=issuer,
+        jwks=json.dumps(jwks, sort_keys=True),
+        revoked_systems=frozenset(system.id for system in systems if system.HasField("revoked_at")),
+        revoked_tokens=frozenset(each.token_id for each in tokens if now < _time(each.expires_at)),
+    )
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _declared(contract: bytes, service: str) -> list[descriptor_pb2.MethodDescriptorProto]:
+    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
+    package, _, short = service.rpartition(".")
+    for file in files.file:
+        if file.package == package:
+            for declared in file.service:
+                if declared.name == short:
+                    return list(declared.method)
+    return []
+
+
+def _method(method: descriptor_pb2.MethodDescriptorProto, grants: list[Grant]) -> MethodPolicy:
+    named = (grant.consumer for grant in grants if EVERY_METHOD in grant.methods or method.name in grant.methods)
+    return MethodPolicy(
+        name=method.name,
+        streaming=method.client_streaming or method.server_streaming,
+        idempotent=method.options.idempotency_level in _IDEMPOTENT,
+        consumers=frozenset(named),
+    )

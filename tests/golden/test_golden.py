@@ -1,0 +1,56 @@
+"""Policy → xDS, held against files: `pytest tests/golden --refresh` rewrites them, review reads them like code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+
+from lgsp.gateway.xds import resources
+from lgsp.gateway.xds.messages import pool
+from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
+from tests.support.edge import CONTRACT, SERVICE
+
+FOLDER = Path(__file__).parent / "xds"
+METHODS = (
+    MethodPolicy("GetWard", idempotent=True, consumers=frozenset({"H26.15/one-stop", "H26/portal"})),
+    MethodPolicy("StreamWards", streaming=True),
+)
+POLICY = ServicePolicy(SERVICE, METHODS, ("10.0.0.1:5000", "10.0.0.2:5000"), CONTRACT, ("https://portal.test",))
+TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), frozenset({"token"}))
+EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
+CASES = {
+    "service_routes": lambda: resources.service_routes(POLICY),
+    "cluster": lambda: resources.cluster(SERVICE),
+    "own_cluster": lambda: resources.cluster("own", unix="/run/api.sock"),
+    "endpoints": lambda: resources.endpoints(POLICY),
+    "scope": lambda: resources.scope(SERVICE, SERVICE),
+    "jwt": lambda: resources.jwt_filter(TRUST),
+    "revoked": lambda: resources.revoked_filter(TRUST),
+    "nobody_revoked": lambda: resources.revoked_filter(TrustPolicy("https://gw.test", '{"keys": []}')),
+    "platform_routes": resources.platform_routes,
+    "listener": lambda: resources.listener(EDGE),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_resource_is_as_reviewed(name, request):
+    made = json_format.MessageToDict(CASES[name](), preserving_proto_field_name=True, descriptor_pool=pool())
+    text = json.dumps(_without_contract(made), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    path = FOLDER / f"{name}.json"
+    if request.config.getoption("--refresh"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_every_golden_file_has_its_case():
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(CASES)
+
+
+def _without_contract(value):
+    """The contract's bytes change with protobuf's own files; its presence is what matters here."""
+    if isinstance(value, dict):
+        return {k: "…" if k == "proto_descriptor_bin" and v else _without_contract(v) for k, v in value.items()}
+    return [_without_contract(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,79 @@
+"""Records → policy: who may call what, at which instant."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lgsp.api.registry.v1.registry_pb2 import Grant, NodeKey, Service, System, TokenRevocation
+from lgsp.gateway import compiler
+from tests.support.edge import CONTRACT, SERVICE
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stamp(offset_s: float) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(NOW + timedelta(seconds=offset_s))
+    return made
+
+
+def consumers(*grants: Grant, revoked: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, grants, revoked, [], NOW)
+    return {method.name: method.consumers for method in made.methods}
+
+
+def test_nobody_is_the_default():
+    assert set(consumers()) == {"GetProvince", "GetWard", "ListWards", "StreamWards"}
+    assert not any(consumers().values())
+
+
+def test_a_grant_opens_its_methods_only():
+    got = consumers(Grant(consumer="H26/a", methods=["GetWard"]), Grant(consumer="H26/b", methods=["*"]))
+    assert got["GetWard"] == {"H26/a", "H26/b"}
+    assert got["GetProvince"] == {"H26/b"}
+
+
+def test_revoked_systems_lose_every_grant():
+    assert not any(consumers(Grant(consumer="H26/a", methods=["*"]), revoked=frozenset({"H26/a"})).values())
+
+
+@given(begin=st.none() | st.integers(-5, 5), end=st.none() | st.integers(-5, 5), revoked=st.booleans())
+def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked):
+    grant = Grant(consumer="H26/a", methods=["*"])
+    if begin is not None:
+        grant.not_before.CopyFrom(stamp(begin))
+    if end is not None:
+        grant.not_after.CopyFrom(stamp(end))
+    if revoked:
+        grant.revoked_at.CopyFrom(stamp(-1))
+    expected = not revoked and (begin is None or begin <= 0) and (end is None or end > 0)
+    assert compiler.holds(grant, NOW) is expected
+    boundary = compiler.next_boundary([grant], NOW)
+    future = [each for each in (begin, end) if each is not None and each > 0 and not revoked]
+    assert boundary == (NOW + timedelta(seconds=min(future)) if future else None)
+
+
+def test_methods_carry_what_the_contract_says():
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], frozenset(), ["b:2", "a:1", "a:1"], NOW)
+    found = {method.name: (method.streaming, method.idempotent) for method in made.methods}
+    assert found["GetWard"] == (False, True)
+    assert found["StreamWards"] == (True, True)
+    assert made.endpoints == ("a:1", "b:2")
+
+
+def test_trust_leaves_out_what_has_ended():
+    keys = [
+        NodeKey(kid="b", jwk='{"kid": "b"}'),
+        NodeKey(kid="a", jwk='{"kid": "a"}', retired_at=stamp(1)),
+        NodeKey(kid="old", jwk='{"kid": "old"}', retired_at=stamp(0)),
+    ]
+    systems = [System(id="H26/x", revoked_at=stamp(-1)), System(id="H26/y")]
+    tokens = [TokenRevocation(token_id="t", expires_at=stamp(1)), TokenRevocation(token_id="u", expires_at=stamp(0))]
+    trust = compiler.trust_policy("https://i", keys, systems, tokens, NOW)
+    assert [key["kid"] for key in json.loads(trust.jwks)["keys"]] == ["a", "b"]
+    assert (trust.revoked_systems, trust.revoked_tokens) == ({"H26/x"}, {"t"})
