@@ -1,4 +1,4 @@
-"""Collect the Envoy API messages that we use into one committed descriptor set (`--check`: fail on drift instead).
+"""Collect the Envoy API messages that we use into one committed descriptor set (`--write`), or fail on drift (`--check`).
 
 xds-protos ships stale copies of google.* and opentelemetry.*, so it is installed into a throw-away environment (tox does it)
 and never beside the platform.
@@ -68,11 +68,13 @@ def collect() -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the committed set differs")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--check", action="store_true", help="fail if the committed set differs")
+    action.add_argument("--write", action="store_true", help="replace the committed set")
     fresh = collect()
     if parser.parse_args().check:
         if zlib.decompress(OUT.read_bytes()) != fresh:
-            sys.exit("the committed Envoy descriptor set differs, run `tox -e envoy-descriptors -- write`")
+            sys.exit("the committed Envoy descriptor set differs, run `tox -e envoy-descriptors -- --write`")
         print("the Envoy descriptor set is as xds-protos has it")
         return
     OUT.write_bytes(zlib.compress(fresh, 9))
