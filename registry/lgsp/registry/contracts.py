@@ -1,0 +1,111 @@
+"""Contracts as providers hand them over: a serialized FileDescriptorSet, checked before anything uses it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from lgsp.api.errors import BusError
+
+MAX_BYTES: Final = 4 << 20
+MAX_FILES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method: full names of its messages, and which side streams."""
+
+    name: str
+    input: str
+    output: str
+    client_streaming: bool
+    server_streaming: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A contract that holds together."""
+
+    pool: DescriptorPool
+    services: Mapping[str, tuple[Method, ...]]
+
+    def methods(self, service: str) -> tuple[Method, ...]:
+        """The methods of a service; CONTRACT_INVALID when the contract does not declare it."""
+        if service not in self.services:
+            raise BusError("CONTRACT_INVALID", f"the contract does not declare the service {service}")
+        return self.services[service]
+
+
+def load_contract(content: bytes, service: str | None = None) -> Contract:
+    """Check a contract; BusError CONTRACT_INVALID names the file and what is wrong with it."""
+    if len(content) > MAX_BYTES:
+        raise BusError("CONTRACT_INVALID", f"the contract has {len(content)} bytes, at most {MAX_BYTES} are taken")
+    try:
+        files = descriptor_pb2.FileDescriptorSet.FromString(content)
+    except DecodeError:
+        raise BusError("CONTRACT_INVALID", "the contract is no FileDescriptorSet, or a truncated one") from None
+    named = _by_name(files)
+    pool = DescriptorPool()
+    for name in _in_order(named):
+        try:
+            pool.Add(named[name])
+            pool.FindFileByName(name)
+        except (TypeError, KeyError, ValueError) as error:
+            raise BusError("CONTRACT_INVALID", f"{name} cannot be used: {str(error)[:300]}") from None
+    contract = Contract(pool, dict(_declared(files)))
+    if service is not None:
+        contract.methods(service)
+    return contract
+
+
+def _by_name(files: descriptor_pb2.FileDescriptorSet) -> dict[str, descriptor_pb2.FileDescriptorProto]:
+    if not files.file:
+        raise BusError("CONTRACT_INVALID", "the contract has no files")
+    if len(files.file) > MAX_FILES:
+        raise BusError("CONTRACT_INVALID", f"the contract has {len(files.file)} files, at most {MAX_FILES} are taken")
+    named: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    for file in files.file:
+        if file.name in named:
+            raise BusError("CONTRACT_INVALID", f"{file.name} is in the contract twice")
+        named[file.name] = file
+    return named
+
+
+def _in_order(named: Mapping[str, descriptor_pb2.FileDescriptorProto]) -> list[str]:
+    """File names, imports first; a missing import and a cycle are refused. Without recursion: depth is the caller's."""
+    order: dict[str, None] = {}
+    for root in named:
+        path, stack = {root: None}, [(root, iter(named[root].dependency))]
+        while stack:
+            name, imports = stack[-1]
+            needed = next(imports, None)
+            if needed is None:
+                stack.pop()
+                path.pop(name)
+                order[name] = None
+            elif needed not in named:
+                raise BusError("CONTRACT_INVALID", f"{name} imports {needed}, which the contract does not include")
+            elif needed in path:
+                raise BusError("CONTRACT_INVALID", f"{name} and {needed} import each other")
+            elif needed not in order:
+                path[needed] = None
+                stack.append((needed, iter(named[needed].dependency)))
+    return list(order)
+
+
+def _declared(files: descriptor_pb2.FileDescriptorSet) -> list[tuple[str, tuple[Method, ...]]]:
+    return [
+        (f"{file.package}.{service.name}".lstrip("."), tuple(_method(each) for each in service.method))
+        for file in files.file
+        for service in file.service
+    ]
+
+
+def _method(each: descriptor_pb2.MethodDescriptorProto) -> Method:
+    names = each.input_type.lstrip("."), each.output_type.lstrip(".")
+    return Method(each.name, *names, each.client_streaming, each.server_streaming)

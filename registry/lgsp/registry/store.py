@@ -1,0 +1,373 @@
+"""The registry on NATS: one JetStream stream, followed from a sequence that survives restarts.
+
+Rule 1: state is the last message of each subject; every process keeps it whole and applies messages in stream order.
+Rule 2: a write is a compare-and-set with an operation id. An unknown outcome is repeated identically; a conflict is
+        success if the record there is ours.
+Rule 3: several writes at once are an atomic batch, and followers apply a batch only when it is whole.
+Rule 4: another incarnation of the stream, or one shorter than what we saw, is read anew from its beginning.
+Rule 5: whoever cannot reach NATS is told so (REGISTRY_UNAVAILABLE); nothing is assumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import uuid
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import nats.errors
+from google.protobuf.message import Message
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from lgsp.api.errors import BusError
+from lgsp.api.registry.v1.registry_pb2 import Record
+from lgsp.registry import contracts, snapshot, streams
+from lgsp.registry.identifiers import parse_subject, subject
+from lgsp.registry.state import KINDS, Change, Entry, State
+
+T = TypeVar("T")
+WRITE_BUDGET_S: Final = 8.0
+_TRY_S: Final = 2.0
+_POLL_S: Final = 1.0
+_SNAPSHOT_EVERY_S: Final = 10.0
+MAX_BATCH: Final = 1000
+_WRONG_SEQUENCE: Final = frozenset({10071, 10164})
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_UNREACHABLE: Final = (nats.errors.Error, OSError, TimeoutError, streams.JetStreamError)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One record to write; `expected` is the revision it replaces, 0 when there must be none."""
+
+    kind: str
+    key: str
+    value: Message
+    expected: int
+
+
+class Store:
+    """`connect(**callbacks)` gives a NATS client of the CORE account; `snapshot_path` may be None."""
+
+    def __init__(
+        self, connect: Callable[..., Awaitable[Client]], snapshot_path: Path | None, node: str, replicas: int = 1
+    ) -> None:
+        self._connect, self._path, self._node, self._replicas = connect, snapshot_path, node, replicas
+        self.state = State()
+        self.connected = False
+        self.synced = asyncio.Event()
+        self.last_error = ""
+        self._incarnation = ""
+        self._nc: Client | None = None
+        self._disturbed = asyncio.Event()
+        self._applied = asyncio.Condition()
+        self._listeners: list[Callable[[list[Change]], None]] = []
+        self._on_leases: Callable[[str, dict[str, float]], None] | None = None
+        self._on_reconnect: Callable[[], None] | None = None
+        self._saved = -1
+        self._batch: list[tuple[str, str, Entry]] = []
+        self._cache: dict[str, bytes] = {}
+        if snapshot_path is not None and (kept := snapshot.load(snapshot_path)):
+            self.state, self._incarnation = kept
+
+    def listen(self, callback: Callable[[list[Change]], None]) -> None:
+        """Be told of every change, in order, on the event loop; the callback must not block."""
+        self._listeners.append(callback)
+
+    def on_leases(self, callback: Callable[[str, dict[str, float]], None]) -> None:
+        """Be told of other nodes' heartbeats: node, {endpoint: age in seconds}."""
+        self._on_leases = callback
+
+    def on_outage_over(self, callback: Callable[[], None]) -> None:
+        """Be told when NATS is there again after it was away."""
+        self._on_reconnect = callback
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the stream until cancelled, through every outage."""
+        saver = asyncio.create_task(self._save_now_and_then())
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except (*_UNREACHABLE, BusError) as error:
+                    self.last_error = str(error) or type(error).__name__
+                self.connected = False
+                await asyncio.sleep(0.1)
+        finally:
+            saver.cancel()
+            await self._save()
+            if self._nc is not None:
+                await self._nc.close()
+
+    async def _follow(self) -> None:
+        nc = await self._client()
+        await streams.ensure_streams(nc, self._replicas)
+        self._disturbed.clear()
+        info = await streams.stream_info(nc, streams.REGISTRY)
+        self._recognise(info)
+        inbox = nc.new_inbox()
+        subscription = await nc.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        leases = await nc.subscribe("leases.*", cb=self._take_leases)
+        try:
+            await self._deliver_to(nc, inbox)
+            self.connected, self.last_error = True, ""
+            if self._on_reconnect is not None:
+                self._on_reconnect()
+            await self._read(nc, subscription, info["state"]["last_seq"])
+        finally:
+            for each in (subscription, leases):
+                if nc.is_connected:
+                    await each.unsubscribe()
+
+    async def _client(self) -> Client:
+        if self._nc is None or self._nc.is_closed:
+            self._nc = await self._connect(
+                disconnected_cb=self._note_disturbance, reconnected_cb=self._note_disturbance,
+                closed_cb=self._note_disturbance, error_cb=self._ignore_error,
+            )  # fmt: skip
+        if not self._nc.is_connected:
+            raise nats.errors.ConnectionClosedError
+        return self._nc
+
+    async def _note_disturbance(self) -> None:
+        self._disturbed.set()
+        self.connected = self.connected and bool(self._nc and self._nc.is_connected)
+
+    async def _ignore_error(self, error: Exception) -> None:
+        self.last_error = str(error) or type(error).__name__
+
+    def _recognise(self, info: dict[str, Any]) -> None:
+        """Rule 4: resume, or begin anew. What vanished is told to listeners as gone."""
+        incarnation = info["config"]["metadata"][streams.INCARNATION]
+        if incarnation == self._incarnation and self.state.revision <= info["state"]["last_seq"]:
+            return
+        gone = [Change(kind, key, None, entry) for kind, key, entry in self.state.entries()]
+        self.state.clear()
+        self._incarnation = incarnation
+        self._tell(gone)
+
+    async def _deliver_to(self, nc: Client, inbox: str) -> None:
+        config = {
+            "deliver_subject": inbox,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self.state.revision + 1,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "inactive_threshold": 30_000_000_000,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        self._batch.clear()
+        await streams.api(
+            nc, f"CONSUMER.CREATE.{streams.REGISTRY}", {"stream_name": streams.REGISTRY, "config": config}
+        )
+
+    async def _read(self, nc: Client, subscription: Any, target: int) -> None:
+        position = self.state.revision
+        if position >= target:
+            self.synced.set()
+        while not self._disturbed.is_set():
+            try:
+                message: Msg = await subscription.next_msg(timeout=_POLL_S)
+            except nats.errors.TimeoutError:
+                info = await streams.stream_info(nc, streams.REGISTRY)
+                if info["state"]["last_seq"] > position or not nc.is_connected:
+                    return  # a delivery was lost: subscribe again from what we have
+                continue
+            sequence = message.metadata.sequence.stream
+            if sequence != position + 1:
+                return  # a gap
+            position = sequence
+            await self._take(message, sequence)
+            if position >= target:
+                self.synced.set()
+
+    async def _take(self, message: Msg, sequence: int) -> None:
+        kind, key = parse_subject(message.subject)
+        headers = message.headers or {}
+        self._batch.append((kind, key, Entry(Record.FromString(message.data), sequence)))
+        if "Nats-Batch-Id" in headers and "Nats-Batch-Commit" not in headers:
+            return
+        whole, self._batch = self._batch, []
+        changes = [self.state.apply(*each) for each in whole if each[0] in KINDS]
+        self.state.revision = sequence
+        self._tell(changes)
+        async with self._applied:
+            self._applied.notify_all()
+
+    def _tell(self, changes: list[Change]) -> None:
+        for listener in self._listeners:
+            listener(changes)
+
+    async def _take_leases(self, message: Msg) -> None:
+        node = message.subject.partition(".")[2]
+        if self._on_leases is not None and node != self._node:
+            self._on_leases(node, json.loads(message.data))
+
+    async def publish_leases(self, ages: dict[str, float]) -> None:
+        """Tell the other nodes about the heartbeats that came here; lost when NATS is away, the next one follows."""
+        if self.connected and self._nc is not None and self._nc.is_connected:
+            await self._nc.publish(f"leases.{self._node}", json.dumps(ages).encode())
+
+    # --- the copy on disk --------------------------------------------------------------------------------------------
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_SNAPSHOT_EVERY_S)
+            await self._save()
+
+    async def _save(self) -> None:
+        if self._path is not None and self._incarnation and self._saved != self.state.revision:
+            self._saved = self.state.revision
+            await asyncio.to_thread(snapshot.save, self._path, snapshot.dump(self.state, self._incarnation))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def write(self, writes: Sequence[Write], *, operation_id: str, actor: str) -> list[int]:
+        """Write all or nothing; answers the revisions, and only when the local state has them.
+
+        BusError REVISION_CONFLICT when a record is not at its expected revision, REGISTRY_UNAVAILABLE after 8 s without NATS.
+        """
+        if not 0 < len(writes) <= MAX_BATCH:
+            raise BusError("REQUEST_TOO_LARGE", f"at most {MAX_BATCH} records are written at once")
+        bodies = [self._record(each, operation_id, actor) for each in writes]
+        revisions = await self._until(lambda nc: self._try(nc, writes, bodies, operation_id))
+        await self._wait_applied(max(revisions))
+        return revisions
+
+    def _record(self, write: Write, operation_id: str, actor: str) -> bytes:
+        record = Record(operation_id=operation_id, actor=actor)
+        record.time.GetCurrentTime()
+        getattr(record, write.kind).CopyFrom(write.value)
+        return record.SerializeToString()
+
+    async def _until(self, attempt: Callable[[Client], Awaitable[T]]) -> T:
+        """Repeat `attempt` while its outcome is unknown, within the budget."""
+        until = asyncio.get_running_loop().time() + WRITE_BUDGET_S
+        while True:
+            try:
+                if self._nc is None or not self._nc.is_connected:
+                    raise nats.errors.ConnectionClosedError
+                return await attempt(self._nc)
+            except _UNREACHABLE as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise BusError("REGISTRY_UNAVAILABLE", f"no answer from NATS: {type(error).__name__}") from error
+            await asyncio.sleep(0.1)
+
+    async def _try(self, nc: Client, writes: Sequence[Write], bodies: list[bytes], operation_id: str) -> list[int]:
+        try:
+            if len(writes) == 1:
+                return [await self._publish(nc, writes[0], bodies[0], operation_id)]
+            return await self._publish_batch(nc, writes, bodies)
+        except streams.JetStreamError as error:
+            if error.code not in _WRONG_SEQUENCE:
+                raise
+        return await self._ours_already(nc, writes, operation_id)
+
+    async def _publish(self, nc: Client, write: Write, body: bytes, operation_id: str) -> int:
+        headers = {_EXPECTED: str(write.expected), "Nats-Msg-Id": f"{operation_id}:{write.kind}:{hash_of(write.key)}"}
+        return int((await self._ack(nc, subject(write.kind, write.key), body, headers))["seq"])
+
+    async def _publish_batch(self, nc: Client, writes: Sequence[Write], bodies: list[bytes]) -> list[int]:
+        batch = uuid.uuid4().hex
+        for index, (write, body) in enumerate(zip(writes, bodies, strict=True), start=1):
+            headers = {_EXPECTED: str(write.expected), "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(index)}
+            if index < len(writes):
+                await nc.publish(subject(write.kind, write.key), body, headers=headers)
+                continue
+            headers["Nats-Batch-Commit"] = "1"
+            last = int((await self._ack(nc, subject(write.kind, write.key), body, headers))["seq"])
+        return list(range(last - len(writes) + 1, last + 1))
+
+    async def _ack(self, nc: Client, where: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        reply = await nc.request(where, body, timeout=_TRY_S, headers=headers)
+        answer: dict[str, Any] = (
+            json.loads(reply.data) if reply.data else {"error": {"err_code": 0, "description": "no answer"}}
+        )
+        if error := answer.get("error"):
+            raise streams.JetStreamError(error.get("err_code", 0), error.get("description", ""))
+        return answer
+
+    async def _ours_already(self, nc: Client, writes: Sequence[Write], operation_id: str) -> list[int]:
+        """After a conflict: the revisions if this very operation wrote what is there, REVISION_CONFLICT otherwise."""
+        found = []
+        for write in writes:
+            last = await self._last(nc, streams.REGISTRY, subject(write.kind, write.key))
+            if last is None or Record.FromString(last[0]).operation_id != operation_id:
+                raise BusError("REVISION_CONFLICT", f"the {write.kind} {write.key} was changed meanwhile")
+            found.append(last[1])
+        return found
+
+    async def _last(self, nc: Client, stream: str, where: str) -> tuple[bytes, int] | None:
+        try:
+            message = (await streams.api(nc, f"STREAM.MSG.GET.{stream}", {"last_by_subj": where}))["message"]
+        except streams.JetStreamError as error:
+            if error.code == 10037:
+                return None
+            raise
+        return base64.b64decode(message.get("data", "")), int(message["seq"])
+
+    async def _wait_applied(self, revision: int) -> None:
+        try:
+            async with asyncio.timeout(WRITE_BUDGET_S), self._applied:
+                await self._applied.wait_for(lambda: self.state.revision >= revision)
+        except TimeoutError:
+            raise BusError("REGISTRY_UNAVAILABLE", "written, but not seen again yet; read it again") from None
+
+    # --- beside the registry -----------------------------------------------------------------------------------------
+
+    async def put_contract(self, content: bytes) -> str:
+        """Keep a contract; answers its SHA-256 in hex."""
+        digest = hashlib.sha256(content).hexdigest()
+        packed = zlib.compress(content, 9)
+        await self._until(lambda nc: self._ack(nc, f"contract.{digest}", packed, {"Nats-Msg-Id": digest}))
+        self._cache[digest] = content
+        return digest
+
+    async def get_contract(self, digest: str) -> bytes:
+        """The contract with this digest; BusError NOT_REGISTERED when there is none."""
+        if digest not in self._cache:
+            found = await self._until(lambda nc: self._last(nc, streams.CONTRACTS, f"contract.{digest}"))
+            if found is None:
+                raise BusError("NOT_REGISTERED", f"no contract {digest[:12]}…")
+            inflater = zlib.decompressobj()
+            content = inflater.decompress(found[0], contracts.MAX_BYTES + 1)
+            if len(content) > contracts.MAX_BYTES or hashlib.sha256(content).hexdigest() != digest:
+                raise BusError("CONTRACT_INVALID", f"the stored contract {digest[:12]}… is damaged")
+            if len(self._cache) > 1000:
+                self._cache.clear()
+            self._cache[digest] = content
+        return self._cache[digest]
+
+    async def claim_once(self, name: str, ttl_s: float) -> bool:
+        """True for the first who claims `name` on any node within 15 minutes; BusError REGISTRY_UNAVAILABLE when
+        nobody can tell. `ttl_s` beyond those 15 minutes is refused."""
+        if ttl_s > 900:
+            raise BusError("REQUEST_MALFORMED", "a name can be claimed for 15 minutes at most")
+        where = f"once.{hash_of(name)}"
+        nc = self._nc
+        if nc is None or not nc.is_connected:
+            raise BusError("REGISTRY_UNAVAILABLE")
+        try:
+            await self._ack(nc, where, b"", {_EXPECTED: "0"})
+        except streams.JetStreamError as error:
+            if error.code in _WRONG_SEQUENCE:
+                return False
+            raise BusError("REGISTRY_UNAVAILABLE") from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise BusError("REGISTRY_UNAVAILABLE") from error
+        return True
+
+
+def hash_of(name: str) -> str:
+    """A name of any form as one token."""
+    return hashlib.sha256(name.encode()).hexdigest()[:40]

@@ -1,0 +1,195 @@
+"""The store on a real NATS server: compare-and-set, batches, outages, lost and replaced streams."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lgsp.api.errors import BusError
+from lgsp.api.registry.v1.registry_pb2 import Agency, Grant
+from lgsp.registry.store import Store, Write
+from tests.support.nats_server import running_nats, until
+
+
+@pytest.fixture
+def server(tmp_path):
+    with running_nats(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def following(server, path=None, node="n1"):
+    store = Store(server.connect, path, node)
+    changes: list = []
+    store.listen(changes.extend)
+    task = asyncio.create_task(store.run())
+    try:
+        yield store, changes
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def agency(number: int, expected: int = 0, note: str = "") -> Write:
+    return Write("agency", f"H26.{number}", Agency(id=f"H26.{number}", parent=note), expected)
+
+
+async def put(store: Store, *writes: Write, operation: str | None = None) -> list[int]:
+    return await store.write(writes, operation_id=operation or uuid.uuid4().hex, actor="H26/test")
+
+
+def reason(caught) -> str:
+    return caught.value.reason.name
+
+
+async def test_a_write_is_in_the_state_when_it_returns(server):
+    async with following(server) as (store, changes):
+        await asyncio.wait_for(store.synced.wait(), 10)
+        (revision,) = await put(store, agency(1))
+        entry = store.state.get("agency", "H26.1")
+        assert (entry.revision, entry.record.agency.id, entry.record.actor) == (revision, "H26.1", "H26/test")
+        assert [change.key for change in changes] == ["H26.1"]
+
+
+async def test_compare_and_set(server):
+    async with following(server) as (store, _):
+        (first,) = await put(store, agency(1))
+        with pytest.raises(BusError) as caught:
+            await put(store, agency(1))
+        assert reason(caught) == "REVISION_CONFLICT"
+        (second,) = await put(store, agency(1, first, "new"))
+        assert second > first
+        with pytest.raises(BusError):
+            await put(store, agency(1, first))
+
+
+async def test_the_same_operation_repeated_writes_once(server):
+    async with following(server) as (store, changes):
+        first = await put(store, agency(1), operation="same")
+        assert await put(store, agency(1), operation="same") == first
+        batch = await put(store, agency(2), agency(3), operation="both")
+        assert await put(store, agency(2), agency(3), operation="both") == batch
+        assert len(changes) == 3
+
+
+async def test_a_batch_is_all_or_nothing(server):
+    async with following(server) as (store, changes):
+        await put(store, agency(1))
+        revisions = await put(store, *(agency(number) for number in range(10, 60)))
+        assert revisions == list(range(revisions[0], revisions[0] + 50))
+        before = len(changes)
+        with pytest.raises(BusError) as caught:
+            await put(store, agency(70), agency(1), agency(71))
+        assert reason(caught) == "REVISION_CONFLICT"
+        assert store.state.get("agency", "H26.70") is None
+        assert len(changes) == before
+
+
+async def test_concurrent_writers_never_lose_a_write(server):
+    async with following(server, node="a") as (one, _), following(server, node="b") as (two, _):
+
+        async def claim(store: Store, number: int) -> bool:
+            try:
+                await put(store, agency(number))
+            except BusError as error:
+                assert error.reason.name == "REVISION_CONFLICT"
+                return False
+            return True
+
+        both = await asyncio.gather(*(claim(store, n) for n in range(40) for store in (one, two)))
+        assert sum(both) == 40
+        await until(lambda: one.state.revision == two.state.revision)
+        same = [{key: e.revision for key, e in store.state.all("agency").items()} for store in (one, two)]
+        assert same[0] == same[1]
+
+
+async def test_nats_killed_under_load_loses_and_repeats_nothing(server):
+    async with following(server, node="w") as (writer, _), following(server, node="r") as (_, seen):
+        acknowledged: list[int] = []
+
+        async def load() -> None:
+            for number in range(200):
+                (revision,) = await put(writer, agency(number))
+                acknowledged.append(revision)
+
+        task = asyncio.create_task(load())
+        for mark in (50, 120):
+            await until(lambda mark=mark: len(acknowledged) >= mark)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        await asyncio.wait_for(task, 60)
+        await until(lambda: len(seen) >= 200)
+        revisions = [change.entry.revision for change in seen]
+        assert revisions == sorted(set(revisions))
+        assert set(acknowledged) <= set(revisions)
+
+
+async def test_without_nats_a_write_is_refused_and_reading_goes_on(server, monkeypatch):
+    monkeypatch.setattr("lgsp.registry.store.WRITE_BUDGET_S", 0.5)
+    async with following(server) as (store, _):
+        await put(store, agency(1))
+        await asyncio.to_thread(server.kill)
+        await until(lambda: not store.connected)
+        with pytest.raises(BusError) as caught:
+            await put(store, agency(2))
+        assert reason(caught) == "REGISTRY_UNAVAILABLE"
+        with pytest.raises(BusError) as caught:
+            await store.claim_once("x", 300)
+        assert reason(caught) == "REGISTRY_UNAVAILABLE"
+        assert store.state.get("agency", "H26.1") is not None
+
+
+async def test_a_restart_resumes_from_its_snapshot(server, tmp_path):
+    path = tmp_path / "registry.snapshot"
+    async with following(server, path) as (store, _):
+        await put(store, agency(1), agency(2))
+    assert path.stat().st_mode & 0o777 == 0o600
+    async with following(server) as (other, _):
+        await put(other, agency(3))
+    async with following(server, path) as (store, changes):
+        assert store.state.get("agency", "H26.1") is not None
+        await asyncio.wait_for(store.synced.wait(), 10)
+        assert [change.key for change in changes] == ["H26.3"]
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    async with following(server, path) as (store, changes):
+        await asyncio.wait_for(store.synced.wait(), 10)
+        assert {change.key for change in changes} == {"H26.1", "H26.2", "H26.3"}
+
+
+async def test_a_replaced_stream_is_recognised_and_relisted(server):
+    async with following(server) as (store, changes):
+        await put(store, agency(1))
+        await asyncio.to_thread(server.kill)
+        server.forget()
+        await asyncio.to_thread(server.start)
+        await until(lambda: store.state.get("agency", "H26.1") is None)
+        assert changes[-1].entry is None
+        await put(store, agency(2))
+        assert store.state.revision == 1
+
+
+async def test_contracts_and_one_time_names(server):
+    async with following(server) as (store, _), following(server, node="n2") as (other, _):
+        await asyncio.wait_for(store.synced.wait(), 10)
+        digest = await store.put_contract(b"content" * 1000)
+        assert await store.put_contract(b"content" * 1000) == digest
+        assert await other.get_contract(digest) == b"content" * 1000
+        with pytest.raises(BusError) as caught:
+            await other.get_contract("0" * 64)
+        assert reason(caught) == "NOT_REGISTERED"
+        assert await store.claim_once("jti", 300)
+        assert not await other.claim_once("jti", 300)
+
+
+async def test_indexes_follow_the_records(server):
+    async with following(server) as (store, _):
+        grant = Grant(id="g", consumer="H26/a", service="x.v1.A", methods=["*"])
+        (revision,) = await put(store, Write("grant", "g", grant, 0))
+        moved = Grant(id="g", consumer="H26/a", service="x.v1.B", methods=["*"])
+        await put(store, Write("grant", "g", moved, revision))
+        assert store.state.grants_by_service("x.v1.A") == []
+        assert [e.record.grant.id for e in store.state.grants_by_service("x.v1.B")] == ["g"]
