@@ -1,0 +1,71 @@
+"""Errors on the server side of grpc.aio: BusError becomes a status with its reason, anything else one without its text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from lgsp.api.errors.table import DETAILS_KEY, BusError, status_of
+
+_log = logging.getLogger("lgsp.errors")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """`unexpected` is the reason for an exception that is no BusError: whose fault it is depends on who serves."""
+
+    def __init__(self, unexpected: str = "INTERNAL") -> None:
+        self._unexpected = unexpected
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        for kind, wrap, make in _KINDS:
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                return make(wrap(self, behaviour), handler.request_deserializer, handler.response_serializer)
+        return handler
+
+    def _unary(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def serve(request: Any, context: Any) -> Any:
+            try:
+                return await behaviour(request, context)
+            except Exception as error:
+                await self._abort(error, context)
+
+        return serve
+
+    def _stream(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                result = behaviour(request, context)
+                if hasattr(result, "__aiter__"):
+                    async for message in result:
+                        yield message
+                else:
+                    await result
+            except Exception as error:
+                await self._abort(error, context)
+
+        return serve
+
+    async def _abort(self, error: Exception, context: Any) -> None:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if not isinstance(error, BusError):
+            _log.error("unexpected %s while serving", type(error).__name__, exc_info=error)
+            error = BusError(self._unexpected)
+        status = status_of(error)
+        trailers = ((DETAILS_KEY, status.SerializeToString()), ("x-lgsp-reason", error.reason.name))
+        await context.abort(error.reason.code, f"{error.reason.name}: {error.detail}", trailers)
+
+
+_KINDS: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (
+    ("unary_unary", ErrorInterceptor._unary, grpc.unary_unary_rpc_method_handler),
+    ("unary_stream", ErrorInterceptor._stream, grpc.unary_stream_rpc_method_handler),
+    ("stream_unary", ErrorInterceptor._unary, grpc.stream_unary_rpc_method_handler),
+    ("stream_stream", ErrorInterceptor._stream, grpc.stream_stream_rpc_method_handler),
+)
