@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -61,15 +62,19 @@ def next_boundary(grants: Iterable[Grant], now: datetime) -> datetime | None:
     return min((time for time in times if time > now), default=None)
 
 
+def published_keys(keys: Iterable[NodeKey], now: datetime) -> list[dict[str, Any]]:
+    """The JWKs of all nodes that still count at `now`, in the order of their ids."""
+    live = [key for key in keys if not key.HasField("retired_at") or now < _time(key.retired_at)]
+    return [json.loads(key.jwk) for key in sorted(live, key=lambda key: key.kid)]
+
+
 def trust_policy(
     issuer: str, keys: Iterable[NodeKey], systems: Iterable[System], tokens: Iterable[TokenRevocation], now: datetime
 ) -> TrustPolicy:
     """Whose tokens are accepted at `now`; JWKs in the order of their ids, so that equal sets are equal text."""
-    live = [key for key in keys if not key.HasField("retired_at") or now < _time(key.retired_at)]
-    jwks = {"keys": [json.loads(key.jwk) for key in sorted(live, key=lambda key: key.kid)]}
     return TrustPolicy(
         issuer=issuer,
-        jwks=json.dumps(jwks, sort_keys=True),
+        jwks=json.dumps({"keys": published_keys(keys, now)}, sort_keys=True),
         revoked_systems=frozenset(system.id for system in systems if system.HasField("revoked_at")),
         revoked_tokens=frozenset(each.token_id for each in tokens if now < _time(each.expires_at)),
     )

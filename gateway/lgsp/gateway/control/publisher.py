@@ -52,13 +52,13 @@ class Publisher:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
-        self._issuer, self._live, self._sockets, self._now = issuer, live, sockets, now
+        self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
         self._touched: set[str] = set()
         self._trust_touched = True
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._revision = -1
-        self._ready = False
+        self.ready = False
         self._contract_of: dict[str, bytes] = {}
 
     def note(self, changes: Iterable[Any]) -> None:
@@ -87,7 +87,7 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
-        revision, first = self._state.revision, not self._ready
+        revision, first = self._state.revision, not self.ready
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
         upserts: list[Resource] = self._trust() if self._trust_touched or first else []
@@ -105,7 +105,7 @@ class Publisher:
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
-        self._ready, self._revision = True, revision
+        self.ready, self._revision = True, revision
         async with self._published:
             self._published.notify_all()
 
@@ -119,8 +119,8 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        boundary = compiler.next_boundary((e.record.grant for e in self._state.all("grant").values()), self._now())
-        delay = max(0.0, (boundary - self._now()).total_seconds()) if boundary else None
+        boundary = compiler.next_boundary((e.record.grant for e in self._state.all("grant").values()), self.now())
+        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
@@ -140,7 +140,7 @@ class Publisher:
     def _trust(self) -> list[Resource]:
         kinds = {kind: [getattr(e.record, kind) for e in self._state.all(kind).values()] for kind in _TRUST_KINDS}
         trust = compiler.trust_policy(
-            self._issuer, kinds["node_key"], kinds["system"], kinds["token_revocation"], self._now()
+            self._issuer, kinds["node_key"], kinds["system"], kinds["token_revocation"], self.now()
         )
         return [
             Resource.of(resources.JWT, resources.jwt_filter(trust)),
@@ -184,15 +184,13 @@ class Publisher:
         revoked = frozenset(grant.consumer for grant in grants if self._is_revoked(grant.consumer))
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, grants, revoked, addresses, self._now())
+        return compiler.service_policy(service, contract, grants, revoked, addresses, self.now())
 
     def _is_revoked(self, system: str) -> bool:
         entry = self._state.get("system", system)
         return entry is None or entry.record.system.HasField("revoked_at")
 
-    def _withdraw_unknown(
-        self, upserts: list[Resource], removals: list[tuple[str, str]], failed: set[str]
-    ) -> None:
+    def _withdraw_unknown(self, upserts: list[Resource], removals: list[tuple[str, str]], failed: set[str]) -> None:
         """The copy on disk may hold what the registry has dropped meanwhile; what failed keeps its last version."""
         known = {(each.type_url, each.name) for each in upserts} | set(removals)
         held = ((type_url, name) for type_url, named in self._ads.desired.items() for name in named)
