@@ -1,0 +1,1 @@
+"""The SQL adapter: a relational database becomes services by a contract alone."""
