@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 
-from lgsp.adapters.manifest import Component, ManifestError, compile_contract, services_of
+from lgsp.adapters.manifest import Component, ManifestError, services_of
 from lgsp.adapters.protocol import Adapter
 from lgsp.adapters.provider import ChannelFactory, Provider, keep_lease
 
 
-async def run(component: Component, channel: ChannelFactory | None, stop: asyncio.Event) -> None:
-    """Until `stop` is set; BusError or ManifestError when it cannot begin."""
-    contract = compile_contract(component)
+async def run(
+    component: Component, contract: bytes, channel: ChannelFactory | None, stop: asyncio.Event, registered: asyncio.Event
+) -> None:
+    """Until `stop` is set; sets `registered` while the bus sends calls. BusError or ManifestError when it cannot begin."""
     services = services_of(component, contract)
     if component.endpoint is not None:
-        await keep_lease(channel, services, component.endpoint.address, stop)
+        await keep_lease(channel, services, component.endpoint.address, stop, registered)
         return
     adapter = build(component, contract, services)
     assert component.adapter is not None
@@ -23,6 +24,7 @@ async def run(component: Component, channel: ChannelFactory | None, stop: asynci
         await adapter.provision()
         await adapter.validate()
         provider = Provider(services, handlers=adapter.handlers(), listen=component.adapter.listen, channel=channel)
+        provider.registered = registered
         await provider.serve(stop)
     finally:
         await adapter.clean_up()

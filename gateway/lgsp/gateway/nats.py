@@ -33,8 +33,6 @@ server_name: {node}
 listen: "127.0.0.1:{port}"
 ports_file_dir: {run}
 max_payload: {max_payload}
-lame_duck_duration: "1s"
-lame_duck_grace_period: "0s"
 jetstream {{
   store_dir: {store}
   sync_interval: always

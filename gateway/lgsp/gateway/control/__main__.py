@@ -7,7 +7,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from lgsp.gateway import settings
+from lgsp.gateway import settings, telemetry
 from lgsp.gateway.control.process import Control
 from lgsp.gateway.logs import configure
 
@@ -17,7 +17,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="the node's data directory")
     arguments = parser.parse_args()
     configure()
-    asyncio.run(_run(settings.load(arguments.data_dir)))
+    node = settings.load(arguments.data_dir)
+    with telemetry.tracing("lgsp-control", node):
+        asyncio.run(_run(node))
 
 
 async def _run(configured: settings.Settings) -> None:

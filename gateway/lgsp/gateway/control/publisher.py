@@ -81,8 +81,8 @@ class Publisher:
         """Publish for ever, from the first moment the registry is known."""
         await synced.wait()
         while True:
-            await self._wait()
             await self.publish()
+            await self._wait()
 
     async def publish(self) -> None:
         """Publish everything noted so far."""

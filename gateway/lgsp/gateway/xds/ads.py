@@ -209,7 +209,7 @@ class _Connection:
             self.wake.clear()
             generation = self.server.generation
             await self._pass()
-            if self.settled != generation and not self._closed and self._complete():
+            if self.settled != generation and not self._closed and not self.pending and self._complete():
                 self.settled = generation
                 self._adopt_known()
                 await self.server.note_settled(self)

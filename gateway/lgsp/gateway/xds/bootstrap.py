@@ -15,6 +15,9 @@ _HTTP2: Final = {
     }
 }
 
+# Envoy's own pause grows to 30 s: too long to wait for a control process that is back after one.
+_RECONNECT: Final = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+
 
 def bootstrap(
     node: str, ads_socket: str, admin_socket: str, otlp_endpoint: str | None = None, max_connections: int = 20000
@@ -34,7 +37,7 @@ def bootstrap(
             "ads_config": {
                 "api_type": "DELTA_GRPC",
                 "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _RECONNECT}}],
             },
             "lds_config": source,
             "cds_config": source,
