@@ -1,1 +1,1 @@
-"""."""
+"""The command `lgsp`: runs a node, plugs components in, calls services, keeps the registry's records."""

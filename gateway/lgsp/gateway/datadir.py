@@ -121,7 +121,9 @@ def open_data_dir(root: Path) -> Layout:
 
 def _explain(root: Path, error: OSError) -> DataDirError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataDirError(f"the disk of the data directory {root} is full", "Free some space, or choose another --data-dir.")
+        return DataDirError(
+            f"the disk of the data directory {root} is full", "Free some space, or choose another --data-dir."
+        )
     return DataDirError(
         f"the data directory {root} cannot be written: {error.strerror}",
         "Give its owner the right to write there, or choose another --data-dir.",
@@ -145,11 +147,15 @@ def _check_version(layout: Layout) -> None:
     except FileNotFoundError:
         if any(layout.root.iterdir()):
             raise DataDirError(
-                f"{layout.root} holds other files and is no data directory", "Choose an empty or new folder as --data-dir."
+                f"{layout.root} holds other files and is no data directory",
+                "Choose an empty or new folder as --data-dir.",
             ) from None
         return
     if not text.isdecimal():
-        raise DataDirError(f"{layout.version} does not hold a version number", "Restore it from a backup, or choose another --data-dir.")
+        raise DataDirError(
+            f"{layout.version} does not hold a version number",
+            "Restore it from a backup, or choose another --data-dir.",
+        )
     if int(text) > VERSION:
         raise DataDirNewerError(
             f"the data directory {layout.root} has version {text}, this release knows {VERSION}",

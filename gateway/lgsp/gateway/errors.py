@@ -1,13 +1,13 @@
 """What can keep a node from starting or running, each with what to do about it.
 
-    NodeError
-    ├── DataDirError     the data directory cannot be used
-    │   ├── DataDirLockedError    another supervisor holds it
-    │   └── DataDirNewerError     a newer release wrote it
-    ├── SettingsError    a setting cannot be used
-    ├── ListenError      the public address cannot be bound
-    ├── BinaryError      Envoy or NATS is missing or of another version
-    └── PartFailedError       a part did not come up
+NodeError
+├── DataDirError     the data directory cannot be used
+│   ├── DataDirLockedError    another supervisor holds it
+│   └── DataDirNewerError     a newer release wrote it
+├── SettingsError    a setting cannot be used
+├── ListenError      the public address cannot be bound
+├── BinaryError      Envoy or NATS is missing or of another version
+└── PartFailedError       a part did not come up
 """
 
 from __future__ import annotations

