@@ -37,10 +37,11 @@ class Names(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """`[component]`: the system, `<agency>/<name>`, and its names."""
+    """`[component]`: the system, `<agency>/<name>`, and its names; the agency's too, where it may be new."""
 
     system: str
     names: Names
+    agency: Names | None = None
 
 
 class ContractPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -76,10 +77,10 @@ class GrantPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
 
 
 class Component(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A whole manifest. `folder` is where its relative paths start."""
+    """A whole manifest; without a contract the component only consumes. `folder` is where its relative paths start."""
 
     component: ComponentPart
-    contract: ContractPart
+    contract: ContractPart | None = None
     adapter: AdapterPart | None = None
     endpoint: EndpointPart | None = None
     grants: list[GrantPart] = []
@@ -90,6 +91,7 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "": Component,
     "component": ComponentPart,
     "component.names": Names,
+    "component.agency": Names,
     "contract": ContractPart,
     "adapter": AdapterPart,
     "endpoint": EndpointPart,
@@ -134,6 +136,10 @@ def _refuse_unknown(path: Path, content: dict[str, Any]) -> None:
 
 
 def _checked(path: Path, found: Component) -> Component:
+    if found.contract is None:
+        if found.adapter is not None or found.endpoint is not None:
+            raise ManifestError(f"{path}: [adapter] and [endpoint] need a [contract]")
+        return found
     if (found.adapter is None) == (found.endpoint is None):
         raise ManifestError(f"{path}: give either [adapter] or [endpoint]")
     if (found.contract.proto is None) == (found.contract.descriptor is None):
@@ -155,6 +161,8 @@ ADAPTERS: Final = ("sql",)
 def compile_contract(component: Component) -> bytes:
     """The component's contract as a serialized FileDescriptorSet, imports included; BusError CONTRACT_INVALID otherwise."""
     part = component.contract
+    if part is None:
+        raise BusError("CONTRACT_INVALID", "the manifest names no contract")
     source = component.folder / (part.descriptor or part.proto or "")
     if not source.is_file():
         raise BusError("CONTRACT_INVALID", f"{source.name}: no such file beside the manifest")
@@ -165,16 +173,17 @@ def services_of(component: Component, contract: bytes) -> tuple[str, ...]:
     """The services that the component offers: those named, or all of the contract's own file."""
     files = descriptor_pb2.FileDescriptorSet.FromString(contract)
     declared = [f"{file.package}.{service.name}".lstrip(".") for file in files.file for service in file.service]
-    if not component.contract.services:
+    wanted = component.contract.services if component.contract is not None else []
+    if not wanted:
         last = files.file[-1]
         own = tuple(f"{last.package}.{service.name}".lstrip(".") for service in last.service)
         if not own:
             raise BusError("CONTRACT_INVALID", f"{last.name} declares no service")
         return own
-    for name in component.contract.services:
+    for name in wanted:
         if name not in declared:
             raise BusError("CONTRACT_INVALID", f"the contract declares no service {name}")
-    return tuple(component.contract.services)
+    return tuple(wanted)
 
 
 def compile_proto(source: Path) -> bytes:

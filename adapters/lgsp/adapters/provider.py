@@ -152,7 +152,11 @@ def _lost(error: grpc.aio.AioRpcError) -> bool:
 
 
 async def keep_lease(
-    factory: ChannelFactory | None, services: tuple[str, ...], address: str, stop: asyncio.Event
+    factory: ChannelFactory | None,
+    services: tuple[str, ...],
+    address: str,
+    stop: asyncio.Event,
+    registered: asyncio.Event,
 ) -> None:
     """Hold the lease of a server that somebody else runs, while it accepts connections."""
     while not stop.is_set():
@@ -160,7 +164,7 @@ async def keep_lease(
             log.warning("%s does not accept connections", address)
             await _wait(stop, _RETRY_S)
             continue
-        async with _lease(factory, services, address, asyncio.Event()):
+        async with _lease(factory, services, address, registered):
             while not stop.is_set() and await _accepts(address):
                 await _wait(stop, _RETRY_S)
 

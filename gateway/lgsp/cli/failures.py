@@ -46,7 +46,8 @@ def reported() -> Iterator[None]:
 
 def call_text(told: CallError) -> str:
     """A refused call in one line: reason, whose fault, the words, and the id that finds it in every log."""
-    parts = [f"{told.reason or told.code().name}: {told.details()}"]
+    name = told.reason or told.code().name
+    parts = [f"{name}: {(told.details() or '').removeprefix(f'{name}: ')}"]
     if told.fault:
         parts.append(f"({told.fault}'s side)")
     if told.request_id:
