@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configure()
     node = settings.load(arguments.data_dir)
-    with telemetry.tracing(f"lgsp-component-{arguments.name}", node):
+    with telemetry.tracing("lgsp-adapter", node):
         try:
             asyncio.run(_run(node, arguments.name))
         except (BusError, manifest.ManifestError, OSError, ValueError) as error:

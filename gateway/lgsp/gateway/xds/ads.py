@@ -1,8 +1,9 @@
 """The delta ADS server: keeps every connected Envoy at the desired resources (xDS protocol, incremental variant).
 
-Laws of a connection: one response is in flight at a time; types go in make-before-break order (clusters before the routes
-that need them, removals the other way round); every re-subscription is answered; a NACK is remembered and its resource is
-sent again only when it changes.
+Laws of a connection: one response of a type is in flight at a time; types go in make-before-break order (clusters before
+the routes that need them, removals the other way round), each after the answer to the one before; every re-subscription is
+answered; a NACK is remembered and its resource is sent again only when it changes.
+The one exception: Envoy answers for a cluster only when it has its endpoints and certificates, so those go without waiting.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
+import structlog
 
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import TYPE_PREFIX, message_class
 
+log = structlog.get_logger("lgsp.ads")
 CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -26,6 +29,7 @@ LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
 SCOPE = TYPE_PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
 ROUTES = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
 PUSH_ORDER: Final = (CLUSTER, ENDPOINTS, SECRET, EXTENSION, LISTENER, SCOPE, ROUTES)
+_NEEDED_BY_CLUSTERS: Final = frozenset({ENDPOINTS, SECRET})
 WILDCARD: Final = frozenset({CLUSTER, LISTENER, SCOPE})
 ACK_SECONDS: Final = 10.0
 # Resources in one response: bounds a message well below gRPC's 4 MiB for route configurations of ordinary size.
@@ -41,6 +45,16 @@ class Rejection:
     names: tuple[str, ...]
     message: str
     time: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A response that Envoy has not answered yet; `until` is on the event loop's clock."""
+
+    nonce: str
+    resources: list[Resource]
+    removed: list[str]
+    until: float
 
 
 @dataclass(slots=True)
@@ -144,9 +158,7 @@ class _Connection:
         self.accepted: dict[tuple[str, str], Resource] = {}
         self.settled = -1
         self._nonces = itertools.count(1)
-        self._in_flight: tuple[str, list[Resource], list[str]] | None = None
-        self._nonce = ""
-        self._answered = asyncio.Event()
+        self._in_flight: dict[str, _Flight] = {}
         self._closed = False
 
     @property
@@ -161,13 +173,14 @@ class _Connection:
                 self.wake.set()
         finally:
             self._closed = True
-            self._answered.set()
             self.wake.set()
 
     def _take(self, request: Any) -> None:
         self.node = self.node or request.node.id
-        if request.response_nonce and request.response_nonce == self._nonce:
-            self._take_answer(request)
+        flight = self._in_flight.get(request.type_url)
+        if flight is not None and request.response_nonce == flight.nonce:
+            del self._in_flight[request.type_url]
+            self._take_answer(request, flight)
         if request.type_url not in self.server.desired:
             return
         known = self.subscriptions.get(request.type_url)
@@ -188,32 +201,44 @@ class _Connection:
             if name == "*":
                 entry.wildcard = False
 
-    def _take_answer(self, request: Any) -> None:
-        type_url, resources, removed = self._in_flight or ("", [], [])
+    def _take_answer(self, request: Any, flight: _Flight) -> None:
+        type_url = request.type_url
         if request.HasField("error_detail"):
-            names = tuple(each.name for each in resources)
+            names = tuple(each.name for each in flight.resources)
             nack = Rejection(type_url, names, request.error_detail.message[:2000], self.server.now())
             self.server.rejections.update({(type_url, name): nack for name in names})
-        else:
-            for each in resources:
-                self.accepted[type_url, each.name] = each
-                self.server.rejections.pop((type_url, each.name), None)
-            for name in removed:
-                self.accepted.pop((type_url, name), None)
-        self._in_flight, self._nonce = None, ""
-        self._answered.set()
+            return
+        for each in flight.resources:
+            self.accepted[type_url, each.name] = each
+            self.server.rejections.pop((type_url, each.name), None)
+        for name in flight.removed:
+            self.accepted.pop((type_url, name), None)
 
     async def push(self) -> None:
         """Follow the desired resources until the stream ends."""
         while not self._closed:
             self.wake.clear()
             generation = self.server.generation
-            await self._pass()
-            if self.settled != generation and not self._closed and not self.pending and self._complete():
+            if await self._send_next():
+                continue
+            done = not self._in_flight and not self.pending and self._complete()
+            if done and self.settled != generation:
                 self.settled = generation
                 self._adopt_known()
                 await self.server.note_settled(self)
-            await self.wake.wait()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Until something changes. Without an answer nothing is known of what Envoy holds: a new stream begins by asking."""
+        late = min(self._in_flight.items(), key=lambda each: each[1].until, default=None)
+        try:
+            async with asyncio.timeout_at(late[1].until if late is not None else None):
+                await self.wake.wait()
+        except TimeoutError:
+            assert late is not None
+            names = [each.name for each in late[1].resources] + late[1].removed
+            log.error("Envoy did not answer", node=self.node, type=late[0], resources=names[:20])
+            await self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer to {late[0]}")
 
     def _complete(self) -> bool:
         """True when Envoy has asked for everything it needs: a new service's routes come only after its scope."""
@@ -223,16 +248,23 @@ class _Connection:
             if type_url not in WILDCARD and (entry := self.subscriptions.get(type_url, _Subscription()))
         )
 
-    async def _pass(self) -> None:
-        """Upserts in push order, then removals in reverse: make before break."""
+    async def _send_next(self) -> bool:
+        """Send what may go now: upserts in push order, then removals in reverse; False when nothing may."""
         for type_url in PUSH_ORDER:
+            if self._in_flight.keys() - ({CLUSTER} if type_url in _NEEDED_BY_CLUSTERS else set()):
+                continue
             upserts, _ = self._difference(type_url)
-            for start in range(0, len(upserts), BATCH):
-                await self._send(type_url, upserts[start : start + BATCH], [])
+            if upserts:
+                await self._send(type_url, upserts[:BATCH], [])
+                return True
+        if self._in_flight:
+            return False
         for type_url in reversed(PUSH_ORDER):
             _, removed = self._difference(type_url)
             if removed:
                 await self._send(type_url, [], removed)
+                return True
+        return False
 
     def _difference(self, type_url: str) -> tuple[list[Resource], list[str]]:
         entry = self.subscriptions.get(type_url)
@@ -257,12 +289,10 @@ class _Connection:
             response.removed_resources.append(name)
             entry.sent.pop(name, None)
             entry.absent.add(name)
-        response.nonce = self._nonce = str(next(self._nonces))
-        self._in_flight = (type_url, resources, removed)
-        self._answered.clear()
+        response.nonce = str(next(self._nonces))
+        until = asyncio.get_running_loop().time() + ACK_SECONDS
+        self._in_flight[type_url] = _Flight(response.nonce, resources, removed, until)
         await self.context.write(response)
-        async with asyncio.timeout(ACK_SECONDS):
-            await self._answered.wait()
 
     def _adopt_known(self) -> None:
         """After a reconnect Envoy names what it holds already: that counts as accepted."""
