@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -10,6 +11,8 @@ import click
 
 from lgsp.cli.output import ExitCode, fail
 
+# gRPC's fork handlers are for programs that go on after fork(); ours exec at once, and they warn on standard error.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Command → module:attribute, short help.
 COMMANDS: Final = {
     "up": ("lgsp.cli.up:up", "Run a node: gateway, registry and broker, until Ctrl-C."),

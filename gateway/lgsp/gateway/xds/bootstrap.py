@@ -43,6 +43,10 @@ def bootstrap(
             "cds_config": source,
         },
         "static_resources": {"clusters": clusters},
+        # Spans leave within a second: who follows a call is waiting for them.
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": {"tracing.opentelemetry.flush_interval_ms": 1000}}]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {

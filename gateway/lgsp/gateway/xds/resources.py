@@ -414,13 +414,23 @@ def _access_log(path: str) -> dict[str, Any]:
 
 
 def _tracing(percent: float) -> dict[str, Any]:
+    """What the caller sampled is sampled; of the rest, `percent` by trace id, so that every node decides alike."""
+    samplers = "envoy.extensions.tracers.opentelemetry.samplers.v3"
+    ratio = {
+        "@type": f"type.googleapis.com/{samplers}.TraceIdRatioBasedSamplerConfig",
+        "sampling_percentage": {"numerator": round(percent * 10_000), "denominator": "MILLION"},
+    }
+    by_ratio = {"name": "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based", "typed_config": ratio}
+    parent = {"@type": f"type.googleapis.com/{samplers}.ParentBasedSamplerConfig", "wrapped_sampler": by_ratio}
     typed = {
         "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
         "grpc_service": {"envoy_grpc": {"cluster_name": "otlp"}, "timeout": "1s"},
         "service_name": "lgsp-gateway",
+        "sampler": {"name": "envoy.tracers.opentelemetry.samplers.parent_based", "typed_config": parent},
     }
     return {
-        "random_sampling": {"value": percent},
+        # The sampler decides; Envoy's own dice would drop what the caller sampled.
+        "random_sampling": {"value": 100.0},
         "max_path_tag_length": 0,
         "spawn_upstream_span": False,
         "provider": {"name": "opentelemetry", "typed_config": typed},
