@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -54,7 +55,8 @@ def plug(session: Session, as_json: bool, foreground: bool, path: Path) -> None:
     services = manifest.services_of(component, contract) if contract else ()
     secrets = _secrets(component)
     if component.adapter is not None:
-        asyncio.run(_try(component, contract, services))
+        with contextlib.chdir(component.folder):  # where the manifest's relative paths start
+            asyncio.run(_try(component, contract, services))
     steps = _enrol(session, component, contract, services) if session.node is not None else []
     if foreground or session.node is None:
         _show(steps, as_json, component, services)
