@@ -35,7 +35,6 @@ from lgsp.gateway.supervisor.node import Supervisor, prepare
 @click.option(
     "--nats-server", "nats_binary", metavar="FILE", help="NATS server to use. [default: the one installed with lgsp]"
 )
-@click.option("--trust-domain", metavar="NAME", help="SPIFFE trust domain. [default: lgsp.local]")
 def up(data_dir: Path | None, as_json: bool, **said: Any) -> None:
     """Run a node: NATS, control process and Envoy, supervised, until Ctrl-C or SIGTERM.
 

@@ -53,8 +53,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     otlp_endpoint: str | None = None
     envoy_binary: str
     nats_binary: str
-    # Trust domain of SPIFFE identifiers.
-    trust_domain: str = "lgsp.local"
 
     @property
     def layout(self) -> Layout:
@@ -141,7 +139,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     otlp_endpoint: str | None = None
     envoy_binary: str | None = None
     nats_binary: str | None = None
-    trust_domain: str | None = None
 
 
 def default_data_dir() -> Path:

@@ -20,6 +20,8 @@ from lgsp.api.registry.v1.registry_pb2 import NodeKey
 
 TOKEN_SECONDS: Final = 300
 ALGORITHM: Final = "ES256"
+# For how long a gateway still accepts a token after its end, because clocks differ.
+_SKEW_S: Final = 60
 
 
 class SigningKeys:
@@ -43,40 +45,53 @@ class SigningKeys:
 
     def load(self) -> bool:
         """Take the newest key on disk, if there is one: it was published before it was kept as current."""
-        kept = sorted(self._folder.glob("token-*.jwk"), key=lambda path: path.name)
+        kept = self._files()
         if kept:
-            self._current = ECKey.import_key(json.loads(kept[-1].read_text("ascii")))
+            self._current = _read(kept[-1])
         return self._current is not None
 
     async def start(self, known: Callable[[str], bool]) -> None:
         """Have a published key: the one on disk, published again if the registry does not know it, or a new one."""
-        if self.load():
-            if not known(self.kid):
-                await self._publish(self._record(self.current))
+        if not self.load():
+            await self.rotate()
             return
-        await self.rotate()
+        if not known(self.kid):
+            await self._publish(self._record(self.current))
+        await self._retire_older()
 
     async def rotate(self) -> tuple[str, str]:
         """Make, publish, then use a new key; answers its id and the previous one's."""
         fresh = ECKey.generate_key("P-256")
         fresh = ECKey.import_key(fresh.as_dict(private=True) | {"kid": fresh.thumbprint()})
-        previous, old = self.kid, self._current
+        previous = self.kid
         await self._publish(self._record(fresh))
         self._keep(fresh)
         self._current = fresh
-        if old is not None:
-            await self._publish(self._record(old, retired_in_s=TOKEN_SECONDS + 60))
+        await self._retire_older()
         return self.kid, previous
 
+    async def _retire_older(self) -> None:
+        """Give every replaced key its end, and only then forget it: what a crash left behind is done at the next start."""
+        for path in self._files()[:-1]:
+            await self._publish(self._record(_read(path), retired_in_s=TOKEN_SECONDS + _SKEW_S))
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self._folder.glob("token-*.jwk"), key=lambda path: path.name)
+
     def _keep(self, key: ECKey) -> None:
-        path = self._folder / f"token-{time.time_ns():020d}.jwk"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        """Write whole or not at all; newer than every other by its name, whatever the clock says."""
+        newest = max((int(path.stem.partition("-")[2]) for path in self._files()), default=0)
+        path = self._folder / f"token-{max(time.time_ns(), newest + 1):020d}.jwk"
+        partial = path.with_name(f".{path.name}")
+        partial.unlink(missing_ok=True)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             json.dump(key.as_dict(private=True), file)
             file.flush()
             os.fsync(file.fileno())
-        for older in sorted(self._folder.glob("token-*.jwk"))[:-1]:
-            older.unlink()
+        os.replace(partial, path)
 
     def _record(self, key: ECKey, retired_in_s: int | None = None) -> NodeKey:
         public = key.as_dict(private=False) | {"alg": ALGORITHM, "use": "sig"}
@@ -85,3 +100,7 @@ class SigningKeys:
         if retired_in_s is not None:
             record.retired_at.FromSeconds(int(time.time()) + retired_in_s)
         return record
+
+
+def _read(path: Path) -> ECKey:
+    return ECKey.import_key(json.loads(path.read_text("ascii")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
 import os
@@ -20,4 +21,8 @@ def matches(secret: str, kept: str) -> bool:
     parts = kept.split("$")
     if len(parts) != 3 or parts[0] != "scrypt":
         return False
-    return hmac.compare_digest(hash_secret(secret, base64.b64decode(parts[1])), kept)
+    try:
+        salt = base64.b64decode(parts[1], validate=True)
+    except binascii.Error:
+        return False
+    return bool(salt) and hmac.compare_digest(hash_secret(secret, salt).encode(), kept.encode())

@@ -14,17 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from authlib.oauth2.rfc6749 import AuthorizationServer as BaseServer
-from authlib.oauth2.rfc6749 import InvalidClientError, OAuth2Error, OAuth2Request
+from authlib.oauth2.rfc6749 import InvalidClientError, InvalidRequestError, OAuth2Request
 from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc6749.util import extract_basic_authorization
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
+from authlib.oauth2.rfc7523.client import ASSERTION_TYPE
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet
+from joserfc.jws import JWSRegistry
 
 from lgsp.api.registry.v1.registry_pb2 import System
 from lgsp.gateway.oauth.keys import ALGORITHM, TOKEN_SECONDS
@@ -36,6 +38,19 @@ LEEWAY_S: Final = 10
 _MAX_ASSERTION: Final = 8192
 _MAX_JTI: Final = 256
 PRIVATE_KEY_JWT, CLIENT_SECRET = "private_key_jwt", "client_secret_basic"
+# What text that is no JWT makes joserfc raise, besides its own errors; RecursionError from deeply nested JSON.
+_UNREADABLE: Final = (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+class _Algorithms(JWSRegistry):
+    def get_alg(self, name: str) -> Any:
+        # joserfc warns at every use of the name that RFC 9864 replaces by Ed25519; clients still send it.
+        if name == "EdDSA" and self.allowed and name in self.allowed:
+            return self.algorithms[name]
+        return super().get_alg(name)
+
+
+_REGISTRY: Final = _Algorithms(algorithms=ASSERTION_ALGORITHMS)
 
 
 @dataclass(slots=True)
@@ -117,10 +132,19 @@ class _Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
         client: Client | None = super().__call__(query_client, request)
         if client is not None:
             if request.form.get("client_id", client.get_client_id()) != client.get_client_id():
-                raise InvalidClientError(description="client_id differs from the assertion's sub (RFC 7521 §4.2)")
+                raise InvalidClientError(
+                    description="client_id differs from the assertion's sub (RFC 7521 section 4.2)"
+                )
             lifetime = self._claims["exp"] - time.time() + LEEWAY_S
             request.ours.claim = (client.get_client_id(), self._claims["jti"], lifetime)
         return client
+
+    def extract_assertion(self, assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            headers, claims = super().extract_assertion(assertion)
+        except _UNREADABLE as error:
+            raise InvalidClientError(description="the assertion is no signed JWT") from error
+        return headers, claims
 
     def get_audiences(self) -> list[str]:
         issuer = self._server.issuer
@@ -133,11 +157,11 @@ class _Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
 
     def process_assertion_claims(self, assertion: str, resolve_key: Any) -> dict[str, Any]:
         try:
-            token = jwt.decode(assertion, resolve_key, algorithms=ASSERTION_ALGORITHMS)
-        except (JoseError, ValueError, TypeError) as error:
+            token = jwt.decode(assertion, resolve_key, algorithms=ASSERTION_ALGORITHMS, registry=_REGISTRY)
+        except _UNREADABLE as error:
             raise InvalidClientError(
-                description=f"the assertion's signature was not accepted ({type(error).__name__}): "
-                f"sign with a registered key and one of {', '.join(ASSERTION_ALGORITHMS)}"
+                description=f"the assertion's signature was not accepted ({type(error).__name__}): sign with a "
+                f"registered key, name its kid if there are several, and use one of {', '.join(ASSERTION_ALGORITHMS)}"
             ) from error
         self._claims = token.claims
         self._check_types(token.claims)
@@ -151,10 +175,10 @@ class _Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
             raise InvalidClientError(description="Missing claim: 'exp'")
         if expires > now + ASSERTION_SECONDS + LEEWAY_S:
             raise InvalidClientError(description=f"the assertion lives longer than {ASSERTION_SECONDS} s")
-        if not isinstance(jti, str) or not 0 < len(jti) <= _MAX_JTI:
-            raise InvalidClientError(description="Missing claim: 'jti' (a string of at most 256 characters)")
+        if not isinstance(jti, str) or not 0 < len(jti) <= _MAX_JTI or not jti.isprintable():
+            raise InvalidClientError(description=f"Missing claim: 'jti' (at most {_MAX_JTI} printable characters)")
         issued = claims.get("iat")
-        if issued is not None and (not isinstance(issued, int | float) or issued > now + LEEWAY_S):
+        if isinstance(issued, int | float) and issued > now + LEEWAY_S:
             raise InvalidClientError(description="the assertion is from the future: check the clock")
 
     def validate_jti(self, claims: dict[str, Any], jti: str) -> bool:
@@ -182,9 +206,14 @@ class _Tokens(JWTBearerTokenGenerator):  # type: ignore[misc]
         return jwt.encode({"alg": ALGORITHM, "typ": "at+jwt", "kid": key.kid}, claims, key)
 
 
-class _Introspection(IntrospectionEndpoint):  # type: ignore[misc]
-    CLIENT_AUTH_METHODS = [PRIVATE_KEY_JWT, CLIENT_SECRET]  # noqa: RUF012 authlib's own form
+class _Grant(ClientCredentialsGrant):  # type: ignore[misc]
+    def create_token_response(self) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
+        # authlib's own writes the token into its debug log.
+        token = self.generate_token(scope=None, include_refresh_token=False)
+        return 200, token, self.TOKEN_RESPONSE_HEADER
 
+
+class _Introspection(IntrospectionEndpoint):  # type: ignore[misc]
     def query_token(self, token: str, hint: str | None) -> Token | None:
         found: Token | None = self.server.read_token(token)
         return found
@@ -198,14 +227,13 @@ class _Introspection(IntrospectionEndpoint):  # type: ignore[misc]
 
 
 class _Revocation(RevocationEndpoint):  # type: ignore[misc]
-    CLIENT_AUTH_METHODS = [PRIVATE_KEY_JWT, CLIENT_SECRET]  # noqa: RUF012 authlib's own form
-
     def query_token(self, token: str, hint: str | None) -> Token | None:
         found: Token | None = self.server.read_token(token)
         return found
 
     def revoke_token(self, token: Token, request: _Wrapped) -> None:
-        request.ours.revoked = (token.claims["jti"], token.claims["exp"])
+        if not token.is_expired() and not token.is_revoked():
+            request.ours.revoked = (token.claims["jti"], token.claims["exp"])
 
 
 class AuthorizationServer(BaseServer):  # type: ignore[misc]
@@ -230,7 +258,7 @@ class AuthorizationServer(BaseServer):  # type: ignore[misc]
         self.auth_methods = methods
         self.register_client_auth_method(PRIVATE_KEY_JWT, lambda query, request: _Assertion(self)(query, request))
         self.register_client_auth_method(CLIENT_SECRET, self._by_secret)
-        self.register_grant(type("Grant", (ClientCredentialsGrant,), {"TOKEN_ENDPOINT_AUTH_METHODS": methods}))
+        self.register_grant(_Grant)
         self.register_token_generator("default", _Tokens(self))
         self.register_endpoint(_Introspection)
         self.register_endpoint(_Revocation)
@@ -252,7 +280,7 @@ class AuthorizationServer(BaseServer):  # type: ignore[misc]
         try:
             keys = KeySet.import_key_set({"keys": self.public_keys()})
             token = jwt.decode(text, keys, algorithms=[ALGORITHM])
-        except (JoseError, ValueError, TypeError, KeyError):
+        except _UNREADABLE:
             return None
         if token.header.get("typ") != "at+jwt" or token.claims.get("iss") != self.issuer:
             return None
@@ -265,6 +293,18 @@ class AuthorizationServer(BaseServer):  # type: ignore[misc]
         if system is None or system.HasField("revoked_at"):
             return None
         return Client(system)
+
+    def authenticate_client(self, request: _Wrapped, methods: list[str], endpoint: str = "token") -> Client:
+        """Exactly one method of those that this profile knows (RFC 6749 §2.3), at every endpoint the same."""
+        asserted, secret = "client_assertion" in request.form, "Authorization" in request.headers
+        if asserted and secret:
+            raise InvalidRequestError(description="more than one client authentication: send the assertion alone")
+        if asserted and request.form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise InvalidClientError(description=f"client_assertion_type must be {ASSERTION_TYPE}")
+        if not asserted and not (secret and self.development):
+            raise InvalidClientError(description="authenticate with a client_assertion (private_key_jwt, RFC 7523)")
+        client: Client = super().authenticate_client(request, self.auth_methods, endpoint)
+        return client
 
     def save_token(self, token: dict[str, Any], request: OAuth2Request) -> None:
         """Nothing is kept: a token proves itself."""
@@ -281,11 +321,14 @@ class AuthorizationServer(BaseServer):  # type: ignore[misc]
     def _by_secret(self, query_client: Callable[[str], Client | None], request: _Wrapped) -> Client | None:
         if not self.development:
             return None
-        client_id, secret = extract_basic_authorization(request.headers)
+        try:
+            client_id, secret = extract_basic_authorization(request.headers)
+        except ValueError:  # no UTF-8 in it
+            return None
         client = query_client(client_id) if client_id else None
         if client is None or not matches(secret or "", client.system.development_secret):
-            return None
+            raise InvalidClientError(description="the client is unknown, or its secret is another")
         return client
 
 
-__all__ = ["ASSERTION_ALGORITHMS", "AuthorizationServer", "Client", "OAuth2Error", "Request", "Token"]
+__all__ = ["ASSERTION_ALGORITHMS", "AuthorizationServer", "Client", "Request", "Token"]
