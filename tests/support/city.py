@@ -103,7 +103,9 @@ async def until(condition: Any, within_s: float = 20) -> None:
 
 
 @asynccontextmanager
-async def running_city(data_dir: Path, *options: str, listen: str = "127.0.0.1:0", **environment: str) -> AsyncIterator[City]:
+async def running_city(
+    data_dir: Path, *options: str, listen: str = "127.0.0.1:0", **environment: str
+) -> AsyncIterator[City]:
     """`lgsp up` until the block ends; every process of it must be gone then."""
     command = [*LGSP, "up", "--json", "--data-dir", str(data_dir), "--listen", listen, *options]
     process = await asyncio.create_subprocess_exec(

@@ -11,7 +11,11 @@ from lgsp.adapters.provider import ChannelFactory, Provider, keep_lease
 
 
 async def run(
-    component: Component, contract: bytes, channel: ChannelFactory | None, stop: asyncio.Event, registered: asyncio.Event
+    component: Component,
+    contract: bytes,
+    channel: ChannelFactory | None,
+    stop: asyncio.Event,
+    registered: asyncio.Event,
 ) -> None:
     """Until `stop` is set; sets `registered` while the bus sends calls. BusError or ManifestError when it cannot begin."""
     services = services_of(component, contract)

@@ -42,7 +42,7 @@ message Thing { int32 id = 1; string name = 2; optional string note = 3; google.
 message Bare { int32 id = 1; string note = 2; }
 message Things { repeated Thing things = 1; string next_page_token = 2; }
 message Page { int32 page_size = 1; string page_token = 2; }
-message Put { int32 id = 1; string name = 2; }
+message PutThing { int32 id = 1; string name = 2; }
 """
 COLUMNS = "id, name, note, price, day, seen, raw, ok"
 
@@ -52,7 +52,9 @@ def service(*methods: str) -> str:
 
 
 def method(name: str, takes: str, gives: str, query: str, **option: object) -> str:
-    more = "".join(f" {key}: {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in option.items())
+    more = "".join(
+        f" {key}: {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in option.items()
+    )
     return f'rpc {name}({takes}) returns ({gives}) {{ option (lgsp.api.adapter.v1.sql) = {{query: "{query}"{more}}}; }}'
 
 
@@ -60,8 +62,7 @@ GOOD = (
     method("Get", "Key", "Thing", f"SELECT {COLUMNS} FROM thing WHERE id = :id"),
     method("List", "Page", "Things", f"SELECT {COLUMNS} FROM thing WHERE (:page_after IS NULL OR id > :page_after) ORDER BY id LIMIT :page_limit", page_key="id", max_page_size=4),
     method("Stream", "Key", "stream Thing", f"SELECT {COLUMNS} FROM thing WHERE id >= :id ORDER BY id"),
-    method("Put", "Put", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id", write=True),
-    method("Sneak", "Put", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id"),
+    method("Put", "PutThing", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id", write=True),
     method("Null", "Key", "Bare", "SELECT id, note FROM thing WHERE id = :id"),
 )  # fmt: skip
 
@@ -128,12 +129,14 @@ def _caller(contract: bytes, channel: grpc.aio.Channel):
         pool.Add(file)
     declared = pool.FindServiceByName("t.v1.Things_")
 
-    def call(name: str, timeout: float = 20, **fields):
+    def call(name: str, /, timeout: float | None = 20, **fields):
         found = declared.methods_by_name[name]
         request = message_factory.GetMessageClass(found.input_type)(**fields)
         kind = channel.unary_stream if found.server_streaming else channel.unary_unary
         answer = message_factory.GetMessageClass(found.output_type)
-        return kind(f"/t.v1.Things_/{name}", type(request).SerializeToString, answer.FromString)(request, timeout=timeout)
+        return kind(f"/t.v1.Things_/{name}", type(request).SerializeToString, answer.FromString)(
+            request, timeout=timeout
+        )
 
     return call
 
@@ -155,7 +158,10 @@ async def test_every_type_arrives(tmp_path, database):
 
 
 async def test_nulls_leave_fields_unset_or_are_refused(tmp_path, database):
-    methods = (method("Get", "Key", "Thing", "SELECT id, name, note, price, day, seen, ok FROM thing WHERE id = :id"), GOOD[5])
+    methods = (
+        method("Get", "Key", "Thing", "SELECT id, name, note, price, day, seen, ok FROM thing WHERE id = :id"),
+        GOOD[4],
+    )
     async with served(tmp_path, database, *methods) as call:
         thing = await call("Get", id=2)
         assert not any(thing.HasField(name) for name in ("note", "price", "day", "seen", "ok"))
@@ -186,17 +192,33 @@ async def test_pages_meet_every_row_once(tmp_path, database):
 
 async def test_streams_and_writes(tmp_path, database):
     stream = method("Stream", "Key", "stream Thing", "SELECT id, name FROM thing WHERE id >= :id ORDER BY id")
-    async with served(tmp_path, database, stream, GOOD[3], GOOD[4]) as call:
+    async with served(tmp_path, database, stream, GOOD[3]) as call:
         assert [thing.id async for thing in call("Stream", id=8)] == [8, 9, 10]
         assert (await call("Put", id=50, name="mới")).id == 50
         assert [thing.name async for thing in call("Stream", id=50)] == ["mới"]
         assert await refused(call("Put", id=50, name="lại")) == "REQUEST_MALFORMED"
-        assert await refused(call("Sneak", id=51, name="x")) in {"PROVIDER_FAULT", "REQUEST_MALFORMED"}
-        assert [thing.id async for thing in call("Stream", id=51)] == []
+
+
+async def test_a_function_that_writes_is_refused_when_it_is_called(tmp_path, database):
+    if not database.startswith("postgresql"):
+        pytest.skip("SQLite has no functions of its own that write")
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        body = "INSERT INTO thing (id, name) VALUES ($1, 'lén') RETURNING id"
+        await connection.execute(
+            text(
+                f"CREATE OR REPLACE FUNCTION sneak(integer) RETURNS integer LANGUAGE sql AS '{body.replace(chr(39), chr(39) * 2)}'"
+            )
+        )
+    await engine.dispose()
+    sneak = method("Sneak", "Key", "Key", "SELECT sneak(:id) AS id")
+    async with served(tmp_path, database, sneak, GOOD[0]) as call:
+        assert await refused(call("Sneak", id=51)) == "PROVIDER_FAULT"
+        assert await refused(call("Get", id=51)) == "RECORD_NOT_FOUND"
 
 
 async def test_values_are_only_ever_bound(tmp_path, database):
-    find = method("Find", "Put", "Thing", "SELECT id, name FROM thing WHERE name = :name")
+    find = method("Find", "PutThing", "Thing", "SELECT id, name FROM thing WHERE name = :name")
     async with served(tmp_path, database, find) as call:
         assert await refused(call("Find", name="' OR 1=1 --")) == "RECORD_NOT_FOUND"
         assert await refused(call("Find", name="a\x00b")) == "REQUEST_MALFORMED"
@@ -220,6 +242,10 @@ async def test_the_callers_deadline_frees_the_connection(tmp_path, database):
         (method("A", "Key", "Thing", "SELECT id, 1 AS wrong FROM thing"), "wrong"),
         (method("A", "Key", "Thing", "SELECT id FROM thing WHERE id = :nobody"), "nobody"),
         (method("A", "Key", "Thing", "SELECT FROM WHERE"), "t.v1.Things_/A"),
+        (
+            method("A", "PutThing", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id"),
+            "write: true",
+        ),
         (method("A", "stream Key", "Thing", "SELECT id FROM thing"), "stream"),
         ("rpc A(Key) returns (Thing);", "no (lgsp.api.adapter.v1.sql) query"),
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -17,7 +18,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -32,6 +33,8 @@ _POOL_WAIT_S: Final = 5.0
 # Rows fetched at once by a stream: bounds its memory, and back-pressure does the rest.
 _CHUNK: Final = 200
 _CANCELLED: Final = "57014"
+# Steps of SQLite's virtual machine between two looks at whether the call was cancelled: about a millisecond.
+_SQLITE_STEPS: Final = 100_000
 
 
 class SqlAdapter:
@@ -84,8 +87,11 @@ class SqlAdapter:
             settings |= {} if write else {"default_transaction_read_only": "on"}
             options["connect_args"] = {"server_settings": settings, "timeout": _POOL_WAIT_S}
         engine = create_async_engine(self._url, **options)
-        if _DRIVERS[self._driver] == "sqlite" and not write:
-            event.listen(engine.sync_engine, "connect", _query_only)
+        if _DRIVERS[self._driver] == "sqlite":
+            event.listen(engine.sync_engine, "connect", _interruptible)
+            event.listen(engine.sync_engine, "invalidate", _abandon)
+            if not write:
+                event.listen(engine.sync_engine, "connect", _query_only)
         return engine
 
     # --- answering ---------------------------------------------------------------------------------------------------
@@ -141,11 +147,7 @@ class SqlAdapter:
         async with engine.connect() as bare:
             # One statement needs no BEGIN and COMMIT of its own: that is half the round trips.
             connection = bare if transaction else await bare.execution_options(isolation_level="AUTOCOMMIT")
-            try:
-                yield connection
-            except asyncio.CancelledError:
-                await _interrupt(connection)
-                raise
+            yield connection
             if transaction:
                 await connection.commit()
 
@@ -179,11 +181,15 @@ def _query_only(connection: Any, record: object) -> None:
     cursor.close()
 
 
-async def _interrupt(connection: AsyncConnection) -> None:
-    """SQLite runs in a thread that does not notice a cancelled task; asyncpg cancels in the server by itself."""
-    if connection.dialect.name == "sqlite":
-        raw: Any = (await connection.get_raw_connection()).driver_connection
-        await raw.interrupt()
+def _interruptible(connection: Any, record: Any) -> None:
+    """SQLite runs in a thread that a cancelled task does not stop: the statement itself asks whether it is still wanted."""
+    abandoned = record.info["abandoned"] = threading.Event()
+    connection.run_async(lambda raw: raw.set_progress_handler(abandoned.is_set, _SQLITE_STEPS))
+
+
+def _abandon(connection: object, record: Any, reason: object) -> None:
+    """SQLAlchemy gives up a connection whose call was cancelled; its closing waits for the running statement."""
+    record.info["abandoned"].set()
 
 
 def _explained(plan: Plan, error: Exception) -> BusError:
@@ -192,7 +198,7 @@ def _explained(plan: Plan, error: Exception) -> BusError:
     log.error("%s: %s %s", plan.name, type(error).__name__, state)
     if state == _CANCELLED:
         return BusError("DEADLINE_EXCEEDED")
-    if state[:2] in {"22", "23"}:
+    if state[:2] in {"22", "23"} or isinstance(error, IntegrityError):
         return BusError("REQUEST_MALFORMED", "the database refused the values")
     lost = isinstance(error, PoolTimeoutError | OSError) or state[:2] in {"08", "53", "57"}
     if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
