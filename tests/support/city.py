@@ -156,6 +156,9 @@ service ThingService {
   rpc Stream(Key) returns (stream Thing) {
     option (lgsp.api.adapter.v1.sql) = {query: "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 200000) SELECT x AS id, 'Đ' || x AS name FROM c WHERE x >= :id"};
   }
+  rpc Find(Key) returns (Thing) {
+    option (lgsp.api.adapter.v1.sql) = {query: "SELECT id, name FROM thing WHERE id = :id"};
+  }
   rpc Hidden(Key) returns (Thing) {
     option (lgsp.api.adapter.v1.sql) = {query: "SELECT id, name FROM thing WHERE id = :id"};
   }
@@ -182,7 +185,7 @@ agency = {{ vi = "Sở đọc", en = "Reading department" }}
 [[grants]]
 consumer = "{CONSUMER}"
 service = "{THINGS}"
-methods = ["Get", "Stream"]
+methods = ["Get", "Find", "Stream"]
 """
 
 

@@ -47,6 +47,8 @@ class SqlAdapter:
         self.services, self._url, self._pool_size = services, url, pool_size
         self._plans = plans(contract, services)
         self._engines: dict[bool, AsyncEngine] = {}
+        # A stream holds its connection for as long as its reader takes: some are kept for unary calls.
+        self._streams = asyncio.Semaphore(max(1, pool_size // 2))
 
     async def provision(self) -> None:
         """Open the pools: one that cannot write, and one that can if a method needs it."""
@@ -119,11 +121,18 @@ class SqlAdapter:
 
     async def _stream(self, plan: Plan, request: Message, context: Any) -> AsyncIterator[Message]:
         values = plan.bind(request)
-        async with self._bounded(plan, context, transaction=True) as connection:
-            options = {"yield_per": _CHUNK}
-            async with connection.stream(plan.statement, values, execution_options=options) as result:
-                async for row in result.mappings():
-                    yield plan.message(row)
+        try:
+            await asyncio.wait_for(self._streams.acquire(), _POOL_WAIT_S)
+        except TimeoutError:
+            raise BusError("OVERLOADED", "as many streams as this provider allows run already") from None
+        try:
+            async with self._bounded(plan, context, transaction=True) as connection:
+                options = {"yield_per": _CHUNK}
+                async with connection.stream(plan.statement, values, execution_options=options) as result:
+                    async for row in result.mappings():
+                        yield plan.message(row)
+        finally:
+            self._streams.release()
 
     @asynccontextmanager
     async def _bounded(self, plan: Plan, context: Any, *, transaction: bool = False) -> AsyncIterator[AsyncConnection]:

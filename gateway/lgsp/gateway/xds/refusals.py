@@ -48,11 +48,13 @@ RULES: Final[tuple[tuple[str, str], ...]] = (
     (_detail("overload", "overflow"), "OVERLOADED"),
     (_detail("upstream_reset_after_response_started"), "PROVIDER_FAULT"),
     ("response.code == 503", "PROVIDER_UNAVAILABLE"),
-    (_detail("grpc_json_transcode", "grpc_transcode") + " || response.code in [400, 415]", "REQUEST_MALFORMED"),
+    (_detail("low_version") + " || response.code in [400, 415]", "REQUEST_MALFORMED"),
     ("response.code == 404", "METHOD_UNKNOWN"),
     ("response.code == 502", "PROVIDER_FAULT"),
     ("true", "INTERNAL"),
 )
+# The transcoder has already made the request look like gRPC when it finds that the JSON does not fit.
+_TRANSCODER: Final = _detail("grpc_json_transcode", "grpc_transcode")
 _IS_GRPC: Final = {
     "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
 }
@@ -61,7 +63,8 @@ _NOT_TRANSCODED: Final = {"header_filter": {"header": {"name": "x-envoy-original
 
 def local_replies() -> dict[str, Any]:
     """`LocalReplyConfig` with two mappers a rule: gRPC callers, then everybody else."""
-    return {"mappers": [make(rule, TABLE[name]) for rule, name in RULES for make in (_grpc_mapper, _json_mapper)]}
+    mappers = [make(rule, TABLE[name]) for rule, name in RULES for make in (_grpc_mapper, _json_mapper)]
+    return {"mappers": [_json_mapper(_TRANSCODER, TABLE["REQUEST_MALFORMED"]), *mappers]}
 
 
 def _grpc_mapper(rule: str, reason: Reason) -> dict[str, Any]:
