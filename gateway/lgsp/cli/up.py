@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lgsp.cli.session import data_dir_option, json_option
 from lgsp.gateway import settings
 from lgsp.gateway.datadir import hold_lock, open_data_dir
 from lgsp.gateway.errors import NodeError
+from lgsp.gateway.logs import configure
 from lgsp.gateway.settings import Options, Settings
 from lgsp.gateway.supervisor.binaries import check_binaries
 from lgsp.gateway.supervisor.node import Supervisor, prepare
@@ -46,6 +49,8 @@ def up(data_dir: Path | None, as_json: bool, **said: Any) -> None:
       lgsp up --data-dir ./city --listen 0.0.0.0:8443 --public-host bus.hanoi.example
       lgsp up --nats-url nats://nats-1:4222 --otlp-endpoint http://127.0.0.1:4317
     """
+    os.umask(0o077)  # whatever a part of the node makes is its owner's alone
+    configure(logging.WARNING, people=not as_json)
     layout = open_data_dir(data_dir or settings.default_data_dir())
     with hold_lock(layout):
         node = settings.resolve(layout, Options(**said))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
@@ -15,13 +16,16 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Send structlog's and the standard library's lines through one form."""
+def configure(level: int = logging.INFO, *, people: bool = False) -> None:
+    """Send structlog's and the standard library's lines through one form; `people` read it on a terminal."""
+    render: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if people:
+        render = structlog.dev.ConsoleRenderer(colors=False, timestamp_key="time")
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            render,
         ],
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -66,17 +66,22 @@ def public_nkey(seed_file: Path) -> str:
 def write_config(settings: Settings, port: int) -> list[str]:
     """Write the server's configuration and give its command line; port -1 lets the kernel choose."""
     text = _CONFIG.format(
-        node=json.dumps(settings.node),
+        node=_quoted(settings.node),
         port=port,
-        run=json.dumps(str(settings.run)),
+        run=_quoted(str(settings.run)),
         max_payload=_MAX_PAYLOAD,
-        store=json.dumps(str(settings.layout.nats)),
+        store=_quoted(str(settings.layout.nats)),
         core=public_nkey(settings.core_seed),
         bus=public_nkey(settings.bus_seed),
     )
     path = settings.layout.keys / "nats.conf"
     write_private(path, text)
     return [settings.nats_binary, "--config", str(path)]
+
+
+def _quoted(text: str) -> str:
+    """A string of the server's configuration, which knows no \\u escapes: letters stay as they are."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def ports_file(settings: Settings, pid: int) -> Path:

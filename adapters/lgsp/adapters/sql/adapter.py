@@ -54,8 +54,13 @@ class SqlAdapter:
         """Open the pools: one that cannot write, and one that can if a method needs it."""
         for write in {plan.option.write for plan in self._plans} | {False}:
             self._engines[write] = self._engine(write)
-        async with self._connection(self._engines[False]):
-            pass
+        try:
+            async with self._connection(self._engines[False]):
+                pass
+        except (SQLAlchemyError, OSError) as error:
+            # The driver's own words, without SQLAlchemy's and without the URL, which may hold a password.
+            told = getattr(error, "orig", None) or error
+            raise BusError("PROVIDER_UNAVAILABLE", f"the database cannot be opened: {told}") from None
 
     async def validate(self) -> None:
         """BusError CONTRACT_INVALID lists every method, column and reason that does not fit."""

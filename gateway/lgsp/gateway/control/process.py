@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -230,11 +231,12 @@ class Control:
         )
 
     async def _serve_oauth(self) -> None:
-        socket = self.settings.oauth_socket
-        socket.unlink(missing_ok=True)
+        path = self.settings.oauth_socket
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX)  # uvicorn would open its own to everybody
+        listening.bind(str(path))
         config = uvicorn.Config(
             self.oauth,
-            uds=str(socket),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -246,7 +248,7 @@ class Control:
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment] # ours are in __main__
         try:
-            await server.serve()
+            await server.serve(sockets=[listening])
         finally:
             server.should_exit = True
 
@@ -335,15 +337,13 @@ class _CopyState:
 
 
 @contextlib.asynccontextmanager
-async def _served(
-    socket: str, handlers: list[Any], add: Callable[[grpc.aio.Server], None] = lambda server: None
-) -> Any:
+async def _served(path: str, handlers: list[Any], add: Callable[[grpc.aio.Server], None] = lambda server: None) -> Any:
     """A gRPC server on a unix socket."""
     limits = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", 64 << 20)]
     server = grpc.aio.server(interceptors=[TraceInterceptor(), ErrorInterceptor()], options=limits)
     server.add_generic_rpc_handlers(tuple(handlers))
     add(server)
-    server.add_insecure_port(f"unix:{socket}")
+    server.add_insecure_port(f"unix:{path}")
     await server.start()
     try:
         yield server

@@ -30,6 +30,8 @@ from lgsp.gateway.tls import ensure_tls
 
 log = structlog.get_logger("lgsp.supervisor")
 _UP_WITHIN_S: Final = 30.0
+# A part that ends so often before it ever served will not serve.
+_FIRST_TRIES: Final = 4
 _ROTATE_EVERY_S: Final = 10.0
 _LOG_TAIL: Final = 400
 
@@ -117,12 +119,12 @@ class Supervisor:
         child = Child(part, lambda changed: self._write_status())
         self._children[part.name] = child
         group.create_task(child.run(), name=part.name)
-        try:
-            await asyncio.wait_for(child.up.wait(), _UP_WITHIN_S)
-        except TimeoutError:
-            raise PartFailedError(
-                f"{part.name} did not come up within {_UP_WITHIN_S:.0f} s: {tail(part)}", f"Its log is {part.log}."
-            ) from None
+        until = time.monotonic() + _UP_WITHIN_S
+        while not child.up.is_set():
+            if time.monotonic() > until or child.restarts >= _FIRST_TRIES:
+                raise PartFailedError(f"{part.name} did not come up: {tail(part)}", f"Its whole log is {part.log}.")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.up.wait(), 0.05)
 
     async def _follow_components(self, group: asyncio.TaskGroup) -> None:
         """Run what is in the folder of components, now and at every SIGHUP."""
