@@ -1,15 +1,19 @@
 """The registry's gRPC API. The gateway has already checked the caller's grant on the method; here is what is owned by whom.
 
-Rule 1: the caller is `x-lgsp-client`, which only the gateway can set on this socket.
+Rule 1: the caller is `x-lgsp-client`, which only the gateway can set on this socket; without it nothing is answered.
 Rule 2: a system that may create grants is an operator and may act for all; any other acts in its own name alone.
-Rule 3: repeating an operation id repeats the answer. Nothing is deleted: an end is a record.
+Rule 3: repeating an operation id repeats the answer, for as long as no other write replaced the record (a replaced one
+        is remembered for two minutes). Nothing is deleted: an end is a record.
+Rule 4: what every node keeps in memory and every Envoy is told has a size and a form that were checked here.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from datetime import UTC
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -26,6 +30,10 @@ from lgsp.registry.store import Store, Write
 
 M = TypeVar("M", bound=Message)
 _EFFECTIVE_S = 2.0
+_MAX_RECORD: Final = 64 * 1024
+_MAX_ORIGINS: Final = 50
+_OPERATION: Final = re.compile(rf"[\x20-\x7e]{{0,{identifiers.MAX_BYTES}}}")
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -50,24 +58,29 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def CreateAgency(self, request: pb.CreateAgencyRequest, context: _Context) -> pb.CreateAgencyResponse:
         caller, agency = self._operator(context), request.agency
         identifiers.check_agency(agency.id)
-        for alias in agency.aliases:
-            known = self._state.resolve_agency(identifiers.check_agency(alias))
+        for name in (agency.id, *agency.aliases):
+            known = self._state.resolve_agency(identifiers.check_agency(name))
             if known is not None and known.record.agency.id != agency.id:
-                raise BusError("ALREADY_EXISTS", f"the alias {alias} belongs to {known.record.agency.id}")
-        if agency.parent and self._state.resolve_agency(agency.parent) is None:
-            raise BusError("NOT_REGISTERED", f"the agency above, {agency.parent}, is not registered")
-        if agency.parent == agency.id:
-            raise BusError("IDENTIFIER_INVALID", "an agency cannot be above itself")
+                raise BusError("ALREADY_EXISTS", f"{name} means the agency {known.record.agency.id}")
+        if agency.parent:
+            above = self._state.resolve_agency(agency.parent)
+            if agency.parent in (agency.id, *agency.aliases):
+                raise BusError("IDENTIFIER_INVALID", "an agency cannot be above itself")
+            if above is None:
+                raise BusError("NOT_REGISTERED", f"the agency above, {agency.parent[:64]!r}, is not registered")
+            agency.parent = above.record.agency.id
         kept, revision = await self._create("agency", agency.id, agency, request.operation_id, caller)
         return pb.CreateAgencyResponse(agency=kept, revision=revision)
 
     async def GetAgency(self, request: pb.GetAgencyRequest, context: _Context) -> pb.GetAgencyResponse:
+        self._caller(context)
         entry = self._state.resolve_agency(request.id)
         if entry is None:
             raise BusError("NOT_REGISTERED", f"no agency {request.id[:64]!r}")
         return pb.GetAgencyResponse(agency=entry.record.agency, revision=entry.revision)
 
     async def ListAgencies(self, request: pb.ListAgenciesRequest, context: _Context) -> pb.ListAgenciesResponse:
+        self._caller(context)
         found, token = paging.page(
             self._state,
             "agency",
@@ -83,17 +96,19 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         identifiers.check_system(system.id)
         if self._state.resolve_agency(identifiers.agency_of(system.id)) is None:
             raise BusError("NOT_REGISTERED", f"the agency {identifiers.agency_of(system.id)} is not registered")
-        if system.HasField("revoked_at"):
+        if system.HasField("revoked_at") or system.revoked_reason:
             raise BusError("REQUEST_MALFORMED", "a system is revoked with RevokeSystem, not created so")
         system.jwks = check_jwks(system.jwks)
         kept, revision = await self._create("system", system.id, system, request.operation_id, caller)
         return pb.CreateSystemResponse(system=_shown(kept), revision=revision)
 
     async def GetSystem(self, request: pb.GetSystemRequest, context: _Context) -> pb.GetSystemResponse:
+        self._caller(context)
         entry = self._need("system", request.id)
         return pb.GetSystemResponse(system=_shown(entry.record.system), revision=entry.revision)
 
     async def ListSystems(self, request: pb.ListSystemsRequest, context: _Context) -> pb.ListSystemsResponse:
+        self._caller(context)
         found, token = paging.page(self._state, "system", request)
         return pb.ListSystemsResponse(systems=[_shown(each.record.system) for each in found], next_page_token=token)
 
@@ -121,6 +136,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         entry = self._state.get("service", service.name)
         if entry is not None and entry.record.service.provider != service.provider:
             raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{service.name} belongs to {entry.record.service.provider}")
+        if entry is not None and _repeated(entry, caller, request.operation_id):
+            return pb.PublishServiceResponse(service=entry.record.service, revision=entry.revision)
+        _check_origins(service)
         contracts.load_contract(request.contract, service.name)
         service.ClearField("retired_at")
         service.contract_digest = await self._store.put_contract(request.contract)
@@ -131,22 +149,28 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return pb.PublishServiceResponse(service=service, revision=revision)
 
     async def GetService(self, request: pb.GetServiceRequest, context: _Context) -> pb.GetServiceResponse:
+        self._caller(context)
         entry = self._need("service", request.name)
         return pb.GetServiceResponse(service=entry.record.service, revision=entry.revision)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: _Context) -> pb.ListServicesResponse:
+        self._caller(context)
         found, token = paging.page(self._state, "service", request)
         return pb.ListServicesResponse(services=[each.record.service for each in found], next_page_token=token)
 
     async def RetireService(self, request: pb.RetireServiceRequest, context: _Context) -> pb.RetireServiceResponse:
         caller, entry = self._caller(context), self._need("service", request.name)
         self._need_owner(caller, entry.record.service.provider)
-        service = _copy(entry.record.service)
-        service.retired_at.CopyFrom(_now())
-        revision = await self._replace("service", request.name, service, entry, request.operation_id, caller)
+        service, revision = entry.record.service, entry.revision
+        if not service.HasField("retired_at"):
+            service = _copy(service)
+            service.retired_at.CopyFrom(_now())
+            revision = await self._replace("service", request.name, service, entry, request.operation_id, caller)
+        await self._effective(revision, _EFFECTIVE_S)
         return pb.RetireServiceResponse(service=service, revision=revision)
 
     async def GetContract(self, request: pb.GetContractRequest, context: _Context) -> pb.GetContractResponse:
+        self._caller(context)
         digest = self._need("service", request.service).record.service.contract_digest
         return pb.GetContractResponse(contract=await self._store.get_contract(digest), digest=digest)
 
@@ -166,19 +190,27 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         again = self._registered(caller, request)
         if again is None:
             endpoint = pb.Endpoint(
-                id=uuid.uuid4().hex, system=caller, services=sorted(set(request.services)), address=request.address
+                id=_fresh_id(caller, request.operation_id),
+                system=caller,
+                services=sorted(set(request.services)),
+                address=request.address,
             )
             endpoint.registered_at.CopyFrom(_now())
             self._leases.beat(endpoint.id)
             revision = await self._replace("endpoint", endpoint.id, endpoint, None, request.operation_id, caller)
         else:
             endpoint, revision = again.record.endpoint, again.revision
-            self._leases.beat(endpoint.id)
+            if not endpoint.HasField("ended_at"):
+                self._leases.beat(endpoint.id)
         await self._effective(revision, _EFFECTIVE_S)
         return pb.RegisterEndpointResponse(endpoint=endpoint, revision=revision, lease_seconds=int(self._leases.ttl_s))
 
     def _registered(self, caller: str, request: pb.RegisterEndpointRequest) -> Entry | None:
-        """The same endpoint registered before and not ended: a restarted provider on a fixed address."""
+        """The same endpoint registered before and not ended: a restarted provider on a fixed address; or what this
+        very operation registered."""
+        same_operation = self._state.get("endpoint", _fresh_id(caller, request.operation_id))
+        if same_operation is not None:
+            return same_operation
         wanted = sorted(set(request.services))
         for entry in self._state.endpoints_by_service(wanted[0]):
             known = entry.record.endpoint
@@ -209,6 +241,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         return pb.DeregisterEndpointResponse(revision=revision, effective=done)
 
     async def ListEndpoints(self, request: pb.ListEndpointsRequest, context: _Context) -> pb.ListEndpointsResponse:
+        self._caller(context)
+
         def wanted(entry: Entry) -> bool:
             each = entry.record.endpoint
             return not each.HasField("ended_at") and (not request.service or request.service in each.services)
@@ -234,7 +268,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     async def CreateGrant(self, request: pb.CreateGrantRequest, context: _Context) -> pb.CreateGrantResponse:
         caller, grant = self._operator(context), _copy(request.grant)
-        grant.id = identifiers.check_grant(grant.id or uuid.uuid4().hex)
+        grant.id = identifiers.check_grant(grant.id or _fresh_id(caller, request.operation_id))
+        known = self._state.get("grant", grant.id)
+        if known is not None and _repeated(known, caller, request.operation_id):
+            done = await self._effective(known.revision, _EFFECTIVE_S)
+            return pb.CreateGrantResponse(grant=known.record.grant, revision=known.revision, effective=done)
         self._need_active_system(grant.consumer)
         await self._check_methods(grant)
         _check_validity(grant)
@@ -253,10 +291,13 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 raise BusError("METHOD_UNKNOWN", f"{grant.service} has no method {method[:64]!r}")
 
     async def GetGrant(self, request: pb.GetGrantRequest, context: _Context) -> pb.GetGrantResponse:
+        self._caller(context)
         entry = self._need("grant", request.id)
         return pb.GetGrantResponse(grant=entry.record.grant, revision=entry.revision)
 
     async def ListGrants(self, request: pb.ListGrantsRequest, context: _Context) -> pb.ListGrantsResponse:
+        self._caller(context)
+
         def wanted(entry: Entry) -> bool:
             grant = entry.record.grant
             return request.consumer in ("", grant.consumer) and request.service in ("", grant.service)
@@ -281,6 +322,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         named = [value for key, value in context.invocation_metadata() or () if key == "x-lgsp-client"]
         if len(named) != 1 or not isinstance(named[0], str) or not named[0]:
             raise BusError("GRANT_MISSING", "the call did not come through the gateway")
+        if not self._store.synced.is_set() and not self._state.revision:
+            raise BusError("REGISTRY_UNAVAILABLE", "this node has not read the registry yet")
         return named[0]
 
     def _operator(self, context: _Context) -> str:
@@ -316,7 +359,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         entry = self._state.get(kind, key)
         if entry is not None:
             kept = getattr(entry.record, kind)
-            if kept == value or (operation_id and entry.record.operation_id == f"{caller} {operation_id}"):
+            if kept == value or _repeated(entry, caller, operation_id):
                 return kept, entry.revision
             raise BusError("ALREADY_EXISTS", f"the {kind} {key} exists with other content")
         return value, await self._replace(kind, key, value, None, operation_id, caller)
@@ -324,12 +367,27 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def _replace(
         self, kind: str, key: str, value: Message, entry: Entry | None, operation_id: str, caller: str
     ) -> int:
-        if len(operation_id) > identifiers.MAX_BYTES:
-            raise BusError("IDENTIFIER_INVALID", "the operation id is too long")
+        # The id travels in a NATS header.
+        if not _OPERATION.fullmatch(operation_id):
+            raise BusError(
+                "IDENTIFIER_INVALID", f"an operation id has at most {identifiers.MAX_BYTES} ASCII characters"
+            )
+        if value.ByteSize() > _MAX_RECORD:
+            raise BusError("REQUEST_TOO_LARGE", f"a {kind} has at most {_MAX_RECORD} bytes")
         expected = entry.revision if entry is not None else 0
         operation = f"{caller} {operation_id}" if operation_id else uuid.uuid4().hex
         (revision,) = await self._store.write([Write(kind, key, value, expected)], operation_id=operation, actor=caller)
         return revision
+
+
+def _repeated(entry: Entry, caller: str, operation_id: str) -> bool:
+    """True when this very operation of the caller wrote the record."""
+    return bool(operation_id) and entry.record.operation_id == f"{caller} {operation_id}"
+
+
+def _fresh_id(caller: str, operation_id: str) -> str:
+    """An id for a new record: the same for the same operation, so that it can be repeated."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{caller} {operation_id}").hex if operation_id else uuid.uuid4().hex
 
 
 def _shown(system: pb.System) -> pb.System:
@@ -351,9 +409,25 @@ def _now() -> Timestamp:
     return stamp
 
 
+def _check_origins(service: pb.Service) -> None:
+    """RFC 6454: scheme, host, port; nothing behind it. Envoy compares them as text."""
+    if len(service.browser_origins) > _MAX_ORIGINS:
+        raise BusError("REQUEST_MALFORMED", f"a service has at most {_MAX_ORIGINS} browser origins")
+    for origin in service.browser_origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise BusError(
+                "REQUEST_MALFORMED", f"{origin[:64]!r} is no origin, which looks like https://www.hanoi.gov.vn"
+            )
+
+
 def _check_validity(grant: pb.Grant) -> None:
-    if grant.HasField("revoked_at"):
+    if grant.HasField("revoked_at") or grant.revoked_reason:
         raise BusError("REQUEST_MALFORMED", "a grant is revoked with RevokeGrant, not created so")
-    both = grant.HasField("not_before") and grant.HasField("not_after")
-    if both and grant.not_before.ToNanoseconds() >= grant.not_after.ToNanoseconds():
+    times = [getattr(grant, name) for name in ("not_before", "not_after") if grant.HasField(name)]
+    for time in times:
+        try:
+            time.ToDatetime(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            raise BusError("REQUEST_MALFORMED", "a time of the grant is outside the years 1 to 9999") from None
+    if len(times) == 2 and times[0].ToNanoseconds() >= times[1].ToNanoseconds():
         raise BusError("REQUEST_MALFORMED", "the grant ends before it begins")

@@ -33,16 +33,16 @@ def page(
     return [entry for _, entry in found[:size]], token
 
 
-def _binding(request: Any) -> bytes:
-    """A digest of what the pages are of: everything in the request but the page itself."""
+def _binding(request: Any, key: bytes) -> bytes:
+    """A digest of what the pages are of, everything in the request but the page itself, and of where this one begins."""
     bare = type(request)()
     bare.CopyFrom(request)
     bare.page_token, bare.page_size = "", 0
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()[:_DIGEST]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True) + b"\0" + key).digest()[:_DIGEST]
 
 
 def _seal(request: Any, key: str) -> str:
-    return base64.urlsafe_b64encode(_binding(request) + key.encode()).decode()
+    return base64.urlsafe_b64encode(_binding(request, key.encode()) + key.encode()).decode()
 
 
 def _open(request: Any) -> str:
@@ -50,9 +50,9 @@ def _open(request: Any) -> str:
         return ""
     try:
         raw = base64.b64decode(request.page_token, altchars=b"-_", validate=True)
-        key = raw[_DIGEST:].decode()
+        digest, key = raw[:_DIGEST], raw[_DIGEST:].decode()
     except (binascii.Error, ValueError):
         raise BusError("PAGE_TOKEN_INVALID") from None
-    if raw[:_DIGEST] != _binding(request) or not key:
+    if digest != _binding(request, key.encode()) or not key:
         raise BusError("PAGE_TOKEN_INVALID")
     return key

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import uuid
@@ -106,7 +107,8 @@ class Store:
             saver.cancel()
             await self._save()
             if self._nc is not None:
-                await self._nc.close()
+                with contextlib.suppress(nats.errors.Error, OSError):  # the server may have gone first
+                    await self._nc.close()
 
     async def _follow(self) -> None:
         nc = await self._client()

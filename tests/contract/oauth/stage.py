@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 import uuid
@@ -128,6 +129,21 @@ class Stage:
         return await self.http.post("/oauth2/revoke", data=self.form(token=token, **fields))
 
 
+def refused(answer, error: str = "invalid_client", status: int = 401, reason: str = "CLIENT_REFUSED", says: str = ""):
+    """The shape of every refusal, and this one's content."""
+    body = answer.json()
+    assert (answer.status_code, body["error"], body["reason"]) == (status, error, reason), answer.text
+    assert set(body) == {"error", "error_description", "reason"}
+    assert says in body["error_description"]
+    assert body["error_description"]
+    # RFC 6749 §5.2
+    assert all(" " <= char <= "~" and char not in '"\\' for char in body["error_description"])
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["pragma"] == "no-cache"
+    assert answer.headers["content-type"] == "application/json"
+    return body
+
+
 def unsigned(claims: dict[str, object]) -> str:
     """A JWT with alg none."""
     parts = ({"alg": "none", "typ": "JWT"}, claims)
@@ -135,8 +151,6 @@ def unsigned(claims: dict[str, object]) -> str:
 
 
 def encoded(content: bytes) -> str:
-    import base64
-
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 

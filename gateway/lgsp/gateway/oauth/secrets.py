@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -23,6 +22,6 @@ def matches(secret: str, kept: str) -> bool:
         return False
     try:
         salt = base64.b64decode(parts[1], validate=True)
-    except binascii.Error:
+    except ValueError:  # no base64, or no ASCII
         return False
     return bool(salt) and hmac.compare_digest(hash_secret(secret, salt).encode(), kept.encode())
