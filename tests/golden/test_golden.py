@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
 
 from lgsp.gateway.xds import resources
+from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
 from tests.support.edge import CONTRACT, SERVICE
@@ -54,3 +57,18 @@ def _without_contract(value):
     if isinstance(value, dict):
         return {k: "…" if k == "proto_descriptor_bin" and v else _without_contract(v) for k, v in value.items()}
     return [_without_contract(each) for each in value] if isinstance(value, list) else value
+
+
+def test_every_process_makes_the_same_bytes():
+    """Otherwise a restarted control process would make Envoy drain its listener."""
+    code = "from tests.golden.test_golden import versions; print(versions())"
+    root = Path(__file__).parents[2]
+    seen = {
+        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+        for _ in range(3)
+    }
+    assert seen == {f"{versions()}\n"}
+
+
+def versions() -> dict[str, str]:
+    return {name: Resource.of(name, make()).version for name, make in CASES.items()}

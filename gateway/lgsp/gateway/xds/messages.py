@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from google.protobuf import descriptor_pb2, json_format, message_factory
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
@@ -35,5 +36,29 @@ def message_class(name: str) -> type[Message]:
 
 
 def build(name: str, content: dict[str, Any]) -> Message:
-    """A message of type `name` from its JSON form; unknown fields raise `json_format.ParseError`."""
-    return json_format.ParseDict(content, message_class(name)(), descriptor_pool=pool())
+    """A message of type `name` from its JSON form; unknown fields raise `json_format.ParseError`.
+
+    The same content gives the same bytes in every process: a listener that differs only in the order of a map inside an
+    `Any` would be drained by Envoy, and its streams cut.
+    """
+    made = json_format.ParseDict(content, message_class(name)(), descriptor_pool=pool())
+    _order_maps(made)
+    return made
+
+
+def _order_maps(message: Message) -> None:
+    """Serialize every `Any` in it anew, deterministically, from the inside out."""
+    for field, value in message.ListFields():
+        if field.type != FieldDescriptor.TYPE_MESSAGE:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            inner = value.values() if field.message_type.fields_by_name["value"].message_type else ()
+        else:
+            inner = value if field.is_repeated else (value,)
+        for each in inner:
+            _order_maps(each)
+    if message.DESCRIPTOR.full_name == "google.protobuf.Any":
+        packed: Any = message
+        content = message_class(packed.type_url.removeprefix(TYPE_PREFIX)).FromString(packed.value)
+        _order_maps(content)
+        packed.value = content.SerializeToString(deterministic=True)

@@ -68,7 +68,9 @@ def local_replies() -> dict[str, Any]:
 
 
 def _grpc_mapper(rule: str, reason: Reason) -> dict[str, Any]:
-    details = base64.b64encode(make_status(reason, reason.message).SerializeToString()).decode().rstrip("=")
+    details = (
+        base64.b64encode(make_status(reason, reason.message).SerializeToString(deterministic=True)).decode().rstrip("=")
+    )
     return {
         "filter": {"and_filter": {"filters": [_cel(rule), _IS_GRPC, _NOT_TRANSCODED]}},
         "body_format_override": {"text_format_source": {"inline_string": f"{reason.name}: {reason.message}"}},

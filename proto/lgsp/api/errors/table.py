@@ -268,7 +268,7 @@ def make_status(reason: Reason, message: str, metadata: dict[str, str] | None = 
         metadata={"fault": reason.fault.value, "remedy": reason.remedy, **(metadata or {})},
     )
     packed = any_pb2.Any()
-    packed.Pack(info)
+    packed.Pack(info, deterministic=True)  # a map has no order of its own
     return status_pb2.Status(code=reason.code.value[0], message=message, details=[packed])
 
 
