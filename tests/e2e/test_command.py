@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.test_refusals import token_of
-from tests.support.city import CONSUMER, SYSTEM, THINGS, lgsp, plug_things, running_city, until
+from tests.support.city import CONSUMER, LGSP, SYSTEM, THINGS, lgsp, plug_things, running_city, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -280,3 +281,49 @@ async def test_doctor_finds_what_is_wrong(city):
     finally:
         os.chmod(key, 0o600)
     assert (await city.lgsp("doctor")).code == 0
+
+
+async def test_a_component_far_from_the_node(city, tmp_path):
+    """It runs where its database is, as a system that the operator has enrolled."""
+    key, name, layout = tmp_path / "far.jwk", "H26/far", city.node.layout
+    things = json.loads((layout.components / "H26.7__things" / "plugged.json").read_text())["folder"]
+    (tmp_path / "things.db").write_bytes((Path(things) / "things.db").read_bytes())
+    path = component(tmp_path, name, contract={"package u.v1": "package far.v1"})
+    assert (await city.lgsp("system", "create", name, "--vi", "Xa", "--en", "Far", "--new-key", key)).code == 0
+    rights = [
+        part
+        for each in ("PublishService", "RegisterEndpoint", "Heartbeat", "DeregisterEndpoint")
+        for part in ("--method", each)
+    ]
+    service = "lgsp.api.registry.v1.RegistryService"
+    assert (await city.lgsp("grant", "create", "--consumer", name, "--service", service, *rights)).code == 0
+    command = [
+        *LGSP,
+        "plug",
+        str(path),
+        "--gateway",
+        city.node.target,
+        "--as",
+        name,
+        "--key",
+        str(key),
+        "--ca",
+        str(layout.ca),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    assert b"on the bus" in await asyncio.wait_for(process.stderr.readline(), 20)
+    assert (
+        await city.lgsp(
+            "grant", "create", "--consumer", city.node.operator, "--service", "far.v1.ThingService", "--method", "Get"
+        )
+    ).code == 0
+    answer = await city.lgsp("call", "far.v1.ThingService/Get", "-d", '{"id": 5}')
+    assert answer.json == {"id": 5, "name": "Vật 5"}, answer.err
+    process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0
+    answer = await city.lgsp("call", "far.v1.ThingService/Get", "-d", '{"id": 5}')
+    assert "PROVIDER_UNAVAILABLE" in answer.err

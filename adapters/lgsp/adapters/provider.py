@@ -112,7 +112,7 @@ class LeaseHolder:
             except grpc.aio.AioRpcError as error:
                 if _lost(error):
                     self._endpoint = ""
-                log.warning("%s: %s", "lease lost" if not self._endpoint else "no heartbeat", error.details())
+                log.warning("%s: %s", "no heartbeat" if self._endpoint else "not registered", error.details())
                 period = _RETRY_S
             await asyncio.sleep(period)
 

@@ -62,12 +62,6 @@ class Enroller:
         self._registry.CreateSystem(pb.CreateSystemRequest(system=made, operation_id=new_operation()))
         return True
 
-    def service(self, name: str, names: pb.Names, provider: str, contract: bytes) -> None:
-        """Publish it or its new contract; SERVICE_TAKEN when another system offers it."""
-        made = pb.Service(name=name, names=names, provider=provider)
-        request = pb.PublishServiceRequest(service=made, contract=contract, operation_id=new_operation())
-        self._registry.PublishService(request)
-
     def provider_grant(self, system: str) -> str:
         """The right to keep its own endpoints in the registry."""
         return self.grant(system, REGISTRY, PROVIDER_METHODS)
@@ -104,6 +98,13 @@ def _absent_is_none() -> Iterator[list[Any]]:
     except grpc.RpcError as error:
         if explain(error).reason != "NOT_REGISTERED":
             raise
+
+
+def publish(channel: grpc.Channel, name: str, names: pb.Names, provider: str, contract: bytes) -> None:
+    """Publish a service or its new contract; SERVICE_OWNED_BY_ANOTHER when another system offers it."""
+    made = pb.Service(name=name, names=names, provider=provider)
+    request = pb.PublishServiceRequest(service=made, contract=contract, operation_id=new_operation())
+    RegistryServiceStub(channel).PublishService(request)
 
 
 def grant_id(consumer: str, service: str, methods: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from lgsp.adapters import manifest
 from lgsp.adapters.manifest import Component
 from lgsp.adapters.run import build, run
 from lgsp.api.registry.v1.registry_pb2 import Names
-from lgsp.cli.enrol import Enroller
+from lgsp.cli.enrol import Enroller, publish
 from lgsp.cli.output import fail, print_json
 from lgsp.cli.session import Session, data_dir_option, json_option, session_options
 from lgsp.gateway import settings
@@ -57,7 +57,8 @@ def plug(session: Session, as_json: bool, foreground: bool, path: Path) -> None:
     if component.adapter is not None:
         with contextlib.chdir(component.folder):  # where the manifest's relative paths start
             asyncio.run(_try(component, contract, services))
-    steps = _enrol(session, component, contract, services) if session.node is not None else []
+    enrol = _enrol if session.node is not None else _publish
+    steps = enrol(session, component, contract, services)
     if foreground or session.node is None:
         _show(steps, as_json, component, services)
         _run_here(session, component, contract)
@@ -107,12 +108,34 @@ def _enrol(session: Session, component: Component, contract: bytes, services: tu
         if services:
             step("grant", f"{part.system} → registry", enroller.provider_grant(part.system))
         for service in services:
-            enroller.service(service, names, part.system, contract)
+            publish(channel, service, names, part.system, contract)
             step("service", service, "published")
         for each in component.grants:
             what = f"{each.consumer} → {each.service}/{','.join(each.methods)}"
             step("grant", what, enroller.grant(each.consumer, each.service, each.methods))
     return steps
+
+
+def _publish(
+    session: Session, component: Component, contract: bytes, services: tuple[str, ...]
+) -> list[dict[str, str]]:
+    """Far from the node: as the component's own system, which the operator has enrolled."""
+    part = component.component
+    if session.system != part.system:
+        fail(
+            f"the manifest is of {part.system}, and --as says {session.system}",
+            "Call as the manifest's system, with its key.",
+        )
+    if not services:
+        fail(
+            "the manifest offers no service, so there is nothing to run",
+            "A consumer needs no plug; ask the operator for its grants.",
+        )
+    names = Names(vi=part.names.vi, en=part.names.en)
+    with session.channel() as channel:
+        for service in services:
+            publish(channel, service, names, part.system, contract)
+    return [{"step": "service", "what": service, "state": "published"} for service in services]
 
 
 def _install(node: Settings, path: Path, component: Component, contract: bytes, secrets: dict[str, str]) -> None:

@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any
 
 from google.protobuf import descriptor_pb2, json_format, message_factory
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
@@ -49,10 +48,11 @@ def build(name: str, content: dict[str, Any]) -> Message:
 def _order_maps(message: Message) -> None:
     """Serialize every `Any` in it anew, deterministically, from the inside out."""
     for field, value in message.ListFields():
-        if field.type != FieldDescriptor.TYPE_MESSAGE:
+        kind = field.message_type
+        if kind is None:
             continue
-        if field.message_type.GetOptions().map_entry:
-            inner = value.values() if field.message_type.fields_by_name["value"].message_type else ()
+        if kind.GetOptions().map_entry:
+            inner = value.values() if kind.fields_by_name["value"].message_type else ()
         else:
             inner = value if field.is_repeated else (value,)
         for each in inner:
