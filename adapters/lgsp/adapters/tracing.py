@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
+
+from lgsp.api.errors.serving import answer
 
 _tracer = trace.get_tracer("lgsp.adapters")
 
@@ -53,15 +55,10 @@ def _unary(name: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callab
     return serve
 
 
-def _stream(name: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-    async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+def _stream(name: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[None]]:
+    async def serve(request: Any, context: Any) -> None:
         with _span(name, context):
-            result = behaviour(request, context)
-            if hasattr(result, "__aiter__"):
-                async for message in result:
-                    yield message
-            else:
-                await result
+            await answer(behaviour(request, context), context)
 
     return serve
 

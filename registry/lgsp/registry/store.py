@@ -153,6 +153,7 @@ class Store:
         if incarnation == self._incarnation and self.state.revision <= info["state"]["last_seq"]:
             return
         gone = [Change(kind, key, None, entry) for kind, key, entry in self.state.entries()]
+        self.synced.clear()
         self.state.clear()
         self._incarnation = incarnation
         self._tell(gone)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import decimal
+import linecache
+import sys
 import textwrap
+import threading
 from contextlib import asynccontextmanager
 
 import grpc
@@ -66,6 +69,13 @@ GOOD = (
     method("Null", "Key", "Bare", "SELECT id, note FROM thing WHERE id = :id"),
 )  # fmt: skip
 
+STREAM = method("Stream", "Key", "stream Thing", "SELECT id, name FROM thing WHERE id >= :id ORDER BY id")
+SNEAK = method("Sneak", "PutThing", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id")
+ENDLESS = {
+    "postgresql": "SELECT generate_series(1, 1000000000) AS id",
+    "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c LIMIT 1000000000) SELECT x AS id FROM c",
+}
+
 
 @pytest.fixture(scope="module", params=["postgresql", "sqlite"])
 def url(request, tmp_path_factory):
@@ -100,7 +110,7 @@ async def database(url):
 
 
 @asynccontextmanager
-async def served(tmp_path, url: str, *methods: str):
+async def served(tmp_path, url: str, *methods: str, validate: bool = True):
     """A served contract and a caller `call(method, **fields)`."""
     source = tmp_path / "t.proto"
     source.write_text(textwrap.dedent(service(*methods)), encoding="utf-8")
@@ -109,18 +119,26 @@ async def served(tmp_path, url: str, *methods: str):
     stop = asyncio.Event()
     try:
         await adapter.provision()
-        await adapter.validate()
+        if validate:
+            await adapter.validate()
         provider = Provider(adapter.services, handlers=adapter.handlers())
         task = asyncio.create_task(provider.serve(stop))
-        while not provider.address:
-            await asyncio.sleep(0.01)
-            assert not task.done(), task.exception()
-        async with grpc.aio.insecure_channel(provider.address) as channel:
-            yield _caller(contract, channel)
-        stop.set()
-        await task
+        try:
+            await until(lambda: provider.address or task.done())
+            async with grpc.aio.insecure_channel(provider.address) as channel:
+                yield _caller(contract, channel)
+        finally:
+            stop.set()
+            await task
     finally:
         await adapter.clean_up()
+
+
+async def until(condition, bound: float = 10) -> None:
+    """Wait for a condition that nothing tells us about."""
+    async with asyncio.timeout(bound):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def _caller(contract: bytes, channel: grpc.aio.Channel):
@@ -191,30 +209,32 @@ async def test_pages_meet_every_row_once(tmp_path, database):
 
 
 async def test_streams_and_writes(tmp_path, database):
-    stream = method("Stream", "Key", "stream Thing", "SELECT id, name FROM thing WHERE id >= :id ORDER BY id")
-    async with served(tmp_path, database, stream, GOOD[3]) as call:
+    async with served(tmp_path, database, STREAM, GOOD[3]) as call:
         assert [thing.id async for thing in call("Stream", id=8)] == [8, 9, 10]
         assert (await call("Put", id=50, name="mới")).id == 50
         assert [thing.name async for thing in call("Stream", id=50)] == ["mới"]
         assert await refused(call("Put", id=50, name="lại")) == "REQUEST_MALFORMED"
 
 
-async def test_a_function_that_writes_is_refused_when_it_is_called(tmp_path, database):
+async def test_a_write_that_is_not_declared_cannot_happen(tmp_path, database):
+    async with served(tmp_path, database, STREAM, SNEAK, validate=False) as call:
+        assert await refused(call("Sneak", id=51, name="x")) == "PROVIDER_FAULT"
+        assert [thing.id async for thing in call("Stream", id=51)] == []
+
+
+async def test_a_write_hidden_in_a_function_cannot_happen(tmp_path, database):
     if not database.startswith("postgresql"):
-        pytest.skip("SQLite has no functions of its own that write")
+        pytest.skip("SQLite has no functions of its own language")
     engine = create_async_engine(database)
     async with engine.begin() as connection:
-        body = "INSERT INTO thing (id, name) VALUES ($1, 'lén') RETURNING id"
+        body = "INSERT INTO thing (id, name) VALUES (60, 'x') RETURNING id"
         await connection.execute(
-            text(
-                f"CREATE OR REPLACE FUNCTION sneak(integer) RETURNS integer LANGUAGE sql AS '{body.replace(chr(39), chr(39) * 2)}'"
-            )
+            text(f"CREATE OR REPLACE FUNCTION hidden() RETURNS integer LANGUAGE sql AS $${body}$$")
         )
     await engine.dispose()
-    sneak = method("Sneak", "Key", "Key", "SELECT sneak(:id) AS id")
-    async with served(tmp_path, database, sneak, GOOD[0]) as call:
-        assert await refused(call("Sneak", id=51)) == "PROVIDER_FAULT"
-        assert await refused(call("Get", id=51)) == "RECORD_NOT_FOUND"
+    async with served(tmp_path, database, STREAM, method("Sneak", "Key", "Key", "SELECT hidden() AS id")) as call:
+        assert await refused(call("Sneak", id=1)) == "PROVIDER_FAULT"
+        assert [thing.id async for thing in call("Stream", id=60)] == []
 
 
 async def test_values_are_only_ever_bound(tmp_path, database):
@@ -235,6 +255,86 @@ async def test_the_callers_deadline_frees_the_connection(tmp_path, database):
         assert (await call("Get", id=1)).id == 1
 
 
+async def test_the_methods_own_bound_is_told_as_the_deadline(tmp_path, database):
+    slow = method("Slow", "Key", "Key", SLOW[database.partition("+")[0]], timeout_ms=200)
+    async with served(tmp_path, database, slow, GOOD[0]) as call:
+        for _ in range(3):
+            assert await refused(call("Slow", timeout=None, id=1)) == "DEADLINE_EXCEEDED"
+        assert (await call("Get", id=1)).id == 1
+
+
+async def test_a_cancelled_call_ends_in_the_database(tmp_path, database):
+    slow = method("Slow", "Key", "Key", SLOW[database.partition("+")[0]])
+    async with watching(database) as running, served(tmp_path, database, slow) as call:
+        asked = call("Slow", timeout=None, id=1)
+        waiting = asyncio.ensure_future(_ended(asked))
+        await until_running(running, True)
+        asked.cancel()
+        await waiting
+        await until_running(running, False)
+
+
+async def test_an_abandoned_stream_gives_its_connection_back(tmp_path, database):
+    endless = method("Endless", "Key", "stream Key", ENDLESS[database.partition("+")[0]])
+    async with served(tmp_path, database, endless, GOOD[0]) as call:
+        for _ in range(4):
+            stream = call("Endless", timeout=None, id=1)
+            assert (await stream.read()).id == 1
+            stream.cancel()
+        assert (await call("Get", id=1)).id == 1
+
+
+async def test_a_stream_ends_with_the_methods_own_time(tmp_path, database):
+    endless = method("Endless", "Key", "stream Key", ENDLESS[database.partition("+")[0]], timeout_ms=300)
+    async with served(tmp_path, database, endless, GOOD[0]) as call:
+        assert await refused(_all(call("Endless", timeout=None, id=1))) == "DEADLINE_EXCEEDED"
+        assert (await call("Get", id=1)).id == 1
+
+
+async def _all(stream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _ended(call) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@asynccontextmanager
+async def watching(url: str):
+    """`running()` tells whether the adapter's slow statement runs: PostgreSQL's own view, SQLite's busy worker thread."""
+    if url.startswith("sqlite"):
+        yield _sqlite_runs
+        return
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lgsp' AND state = 'active' AND query LIKE '%pg_sleep%'"
+    async with engine.connect() as connection:
+
+        async def running() -> bool:
+            return bool(await connection.scalar(text(query)))
+
+        yield running
+    await engine.dispose()
+
+
+async def _sqlite_runs() -> bool:
+    # A worker of aiosqlite that is idle stands in its queue's `get`; one that runs a statement stands in the statement.
+    frames = sys._current_frames()
+    workers = [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+    lines = [
+        linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        for frame in (frames[each.ident] for each in workers)
+    ]
+    return any("function()" in line for line in lines)
+
+
+async def until_running(running, wanted: bool) -> None:
+    async with asyncio.timeout(10):
+        while await running() is not wanted:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
@@ -247,6 +347,7 @@ async def test_the_callers_deadline_frees_the_connection(tmp_path, database):
             "write: true",
         ),
         (method("A", "stream Key", "Thing", "SELECT id FROM thing"), "stream"),
+        (method("A", "PutThing", "Key", "INSERT INTO thing (id, name) VALUES (:id, :name) RETURNING id"), "it writes"),
         ("rpc A(Key) returns (Thing);", "no (lgsp.api.adapter.v1.sql) query"),
     ],
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, operation, refused
+from tests.contract.registry.stage import CONSUMER, OPERATOR, PROVIDER, SERVICE, operation, refused
 
 
 @pytest.fixture
@@ -171,8 +170,6 @@ async def test_a_grant_that_is_not_there_is_not_revoked(granting):
 
 
 async def test_grants_are_listed_by_consumer_and_service(granting):
-    other = "lgsp.api.demo.admunits.v1.AdministrativeUnitService"
-    assert other == SERVICE
     for grant in (a_grant(id="a"), a_grant(id="b", consumer=PROVIDER), a_grant(id="c")):
         await granting.operator.CreateGrant(grant=grant)
 
@@ -195,5 +192,3 @@ async def test_every_write_names_who_wrote_it(granting):
     await granting.operator.CreateGrant(grant=a_grant())
     record = granting.store.state.get("grant", "g").record
     assert (record.actor, record.time.seconds > 0) == (OPERATOR, True)
-    assert Timestamp() != record.time
-    assert CONTRACT

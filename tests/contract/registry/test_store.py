@@ -172,6 +172,19 @@ async def test_a_replaced_stream_is_recognised_and_relisted(server):
         assert store.state.revision == 1
 
 
+async def test_while_a_replaced_stream_is_read_the_store_is_not_synced(server):
+    async with following(server) as (store, _):
+        told: list[tuple[str, bool]] = []
+        store.listen(lambda changes: told.extend((change.key, store.synced.is_set()) for change in changes))
+        await put(store, agency(1))
+        await asyncio.to_thread(server.kill)
+        server.forget()
+        await asyncio.to_thread(server.start)
+        await until(lambda: len(told) == 2)
+        assert told == [("H26.1", True), ("H26.1", False)]
+        await asyncio.wait_for(store.synced.wait(), 10)
+
+
 async def test_contracts_and_one_time_names(server):
     async with following(server) as (store, _), following(server, node="n2") as (other, _):
         await asyncio.wait_for(store.synced.wait(), 10)

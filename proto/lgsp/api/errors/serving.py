@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -11,6 +12,20 @@ import grpc
 from lgsp.api.errors.table import DETAILS_KEY, BusError, status_of
 
 _log = logging.getLogger("lgsp.errors")
+
+
+async def answer(result: Any, context: Any) -> None:
+    """Send what a streaming handler gives, whichever of grpc.aio's two forms it has.
+
+    A caller that goes away ends a generator here and now: grpc.aio itself leaves a suspended one to the garbage
+    collector, and with it whatever the handler holds open.
+    """
+    if not hasattr(result, "__aiter__"):
+        await result
+        return
+    async with contextlib.aclosing(result):
+        async for message in result:
+            await context.write(message)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -38,15 +53,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         return serve
 
-    def _stream(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+    def _stream(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[None]]:
+        async def serve(request: Any, context: Any) -> None:
             try:
-                result = behaviour(request, context)
-                if hasattr(result, "__aiter__"):
-                    async for message in result:
-                        yield message
-                else:
-                    await result
+                await answer(behaviour(request, context), context)
             except Exception as error:
                 await self._abort(error, context)
 
