@@ -51,14 +51,15 @@ def holds(grant: Grant, now: datetime) -> bool:
     )
 
 
-def next_boundary(grants: Iterable[Grant], now: datetime) -> datetime | None:
-    """When a grant next begins or ends by itself; None when nothing will."""
+def next_boundary(grants: Iterable[Grant], keys: Iterable[NodeKey], now: datetime) -> datetime | None:
+    """When a grant next begins or ends by itself, or a key's time is over; None when nothing will."""
     times = [
         _time(getattr(grant, name))
         for grant in grants
         for name in ("not_before", "not_after")
         if grant.HasField(name) and not grant.HasField("revoked_at")
     ]
+    times += [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
     return min((time for time in times if time > now), default=None)
 
 

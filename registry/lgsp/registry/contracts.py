@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 from lgsp.api.errors import BusError
+from lgsp.registry.rest_rules import check_rules
 
 MAX_BYTES: Final = 4 << 20
 MAX_FILES: Final = 1000
@@ -57,6 +58,7 @@ def load_contract(content: bytes, service: str | None = None) -> Contract:
             pool.FindFileByName(name)
         except (TypeError, KeyError, ValueError) as error:
             raise BusError("CONTRACT_INVALID", f"{name} cannot be used: {str(error)[:300]}") from None
+    check_rules(files, pool)
     contract = Contract(pool, dict(_declared(files)))
     if service is not None:
         contract.methods(service)

@@ -259,8 +259,10 @@ class Control:
             [write], operation_id=f"{key.kid} {key.retired_at.seconds}", actor=f"{self.settings.city}/lgsp"
         )
         # The very first key is published with everything else; there is nobody yet who could use it.
-        if self.publisher.ready:
-            await self.publisher.effective(revision, _EFFECTIVE_S)
+        known = not self.publisher.ready or await self.publisher.effective(revision, _EFFECTIVE_S)
+        if not known and not key.HasField("retired_at"):
+            # A key that the gateway does not know yet must not sign: its tokens would be refused.
+            raise BusError("REGISTRY_UNAVAILABLE", "this node's gateway has not taken the new key; the old one goes on")
 
     async def _rotate(self) -> tuple[str, str]:
         async with self._rotating:

@@ -119,14 +119,17 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        boundary = compiler.next_boundary((e.record.grant for e in self._state.all("grant").values()), self.now())
+        grants = [entry.record.grant for entry in self._state.all("grant").values()]
+        keys = (entry.record.node_key for entry in self._state.all("node_key").values())
+        boundary = compiler.next_boundary(grants, keys, self.now())
         delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
         except TimeoutError:
-            # A grant begins or ends now; which service it belongs to is cheap to find and rare to need.
-            self._touched.update(e.record.grant.service for e in self._state.all("grant").values())
+            # A grant begins or ends now, or a key; which is cheap to find out by compiling, and rare to need.
+            self._touched.update(grant.service for grant in grants)
+            self._trust_touched = True
 
     # --- compilation -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """OAuth2 error codes → HTTP status → our stable reason: one row each; every refusal leaves through `answer`.
 
-`CLIENT_REFUSED` is the reason of whoever cannot prove who it is; the others are rows of `lgsp.api.errors.TABLE`.
+The reasons are rows of `lgsp.api.errors.TABLE`.
 """
 
 from __future__ import annotations

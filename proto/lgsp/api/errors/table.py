@@ -91,6 +91,14 @@ _ROWS: Final = (
         "Ask the operator why; a revoked system cannot call.",
     ),
     Reason(
+        "CLIENT_REFUSED",
+        _S.UNAUTHENTICATED,
+        401,
+        _C,
+        "the system did not prove who it is",
+        "Sign a fresh assertion with a registered key; a revoked system gets no token.",
+    ),
+    Reason(
         "SERVICE_UNKNOWN",
         _S.UNIMPLEMENTED,
         404,

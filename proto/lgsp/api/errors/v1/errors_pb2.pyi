@@ -30,6 +30,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOKEN_UNTRUSTED: _Reason.ValueType  # 4
     REASON_TOKEN_WRONG_AUDIENCE: _Reason.ValueType  # 5
     REASON_TOKEN_REVOKED: _Reason.ValueType  # 6
+    REASON_CLIENT_REFUSED: _Reason.ValueType  # 7
     REASON_SERVICE_UNKNOWN: _Reason.ValueType  # 20
     """What may be called."""
     REASON_METHOD_UNKNOWN: _Reason.ValueType  # 21
@@ -74,6 +75,7 @@ REASON_TOKEN_EXPIRED: Reason.ValueType  # 3
 REASON_TOKEN_UNTRUSTED: Reason.ValueType  # 4
 REASON_TOKEN_WRONG_AUDIENCE: Reason.ValueType  # 5
 REASON_TOKEN_REVOKED: Reason.ValueType  # 6
+REASON_CLIENT_REFUSED: Reason.ValueType  # 7
 REASON_SERVICE_UNKNOWN: Reason.ValueType  # 20
 """What may be called."""
 REASON_METHOD_UNKNOWN: Reason.ValueType  # 21
