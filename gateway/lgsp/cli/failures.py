@@ -36,12 +36,13 @@ def reported() -> Iterator[None]:
         fail(str(error), "Mend the manifest; docs/plug.md shows every key.")
     except NodeError as error:
         fail(error.detail, error.remedy)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         fail("interrupted", code=ExitCode.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(ExitCode.OK) from None
-    except click.exceptions.Exit:
-        raise
 
 
 def call_text(told: CallError) -> str:

@@ -78,7 +78,9 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     with reported():
-        cli()
+        # Not click's own ending: it would call an interruption a failure.
+        code = cli.main(standalone_mode=False)
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
 if __name__ == "__main__":

