@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -383,10 +382,3 @@ def grant_revoke(session: Session, as_json: bool, identifier: str, reason: str) 
     """Revoke a grant: new calls are refused when the command returns."""
     request = pb.RevokeGrantRequest(id=identifier, reason=reason, operation_id=new_operation())
     _done(session, as_json, "RevokeGrant", request, "grant")
-
-
-def public_jwks(path: Path) -> str:
-    """The public half of a private JWK file."""
-    from lgsp.gateway.operator import public_jwks as halve
-
-    return json.dumps(json.loads(halve(path.read_bytes())))

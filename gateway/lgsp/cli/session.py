@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,8 +131,3 @@ def find(
     caller = system or node.operator
     own = node.layout.operator_key if caller == node.operator else node.layout.system_keys / f"{file_name(caller)}.jwk"
     return Session(gateway or node.target, caller, key or own, ca or node.layout.ca, timeout_s, node)
-
-
-def environment_secret(name: str) -> str | None:
-    """An environment variable that holds a secret; unset and empty are the same."""
-    return os.environ.get(name) or None

@@ -120,11 +120,6 @@ async def connect_core(settings: Settings, **options: Any) -> Client:
     return await _connect(settings, settings.core_seed, options)
 
 
-async def connect_bus(settings: Settings, **options: Any) -> Client:
-    """A connection to the account BUS that reconnects for ever; `options` go to `nats.connect`."""
-    return await _connect(settings, settings.bus_seed, options)
-
-
 async def _connect(settings: Settings, seed: Path, options: dict[str, Any]) -> Client:
     import nats
 
