@@ -218,6 +218,7 @@ async def test_plug_again_and_unplug(city, tmp_path):
         (("call", f"{THINGS}/Get", "-d", '{"id": 404}', "--as", CONSUMER), 1, "RECORD_NOT_FOUND"),
         (("call", f"{THINGS}/Get", "--as", "H26/nobody"), 1, "there is no key of H26/nobody"),
         (("agency", "show", "H99"), 1, "NOT_REGISTERED"),
+        (("agency", "revoke", "H99", "--reason", "x"), 1, "NOT_REGISTERED"),
         (("grant", "create", "--consumer", "H26/x", "--service", THINGS, "--method", "Get"), 1, "NOT_REGISTERED"),
         (("grant", "create", "--consumer", CONSUMER, "--service", THINGS, "--method", "Gett"), 1, "METHOD_UNKNOWN"),
         (("grant", "create", "--consumer", CONSUMER, "--service", THINGS, "--method", "Get", "--until", "soon"), 2, "ISO 8601"),

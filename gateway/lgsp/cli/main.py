@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "plug": ("lgsp.cli.plug:plug", "Put a component on the bus by its manifest."),
     "unplug": ("lgsp.cli.plug:unplug", "Take a plugged component off the bus."),
     "call": ("lgsp.cli.call:call", "Call a method of any service, without stubs."),
-    "agency": ("lgsp.cli.records:agency", "List, show and create agencies."),
+    "agency": ("lgsp.cli.records:agency", "List, show, create and revoke agencies."),
     "system": ("lgsp.cli.records:system", "List, show, create and revoke systems."),
     "service": ("lgsp.cli.records:service", "List, show, create and retire services."),
     "grant": ("lgsp.cli.records:grant", "List, show, create and revoke grants."),

@@ -86,7 +86,7 @@ def agency() -> None:
 @click.option("--parent", default="", metavar="ID", help="Only those below this agency.")
 def agency_list(session: Session, as_json: bool, parent: str) -> None:
     """List agencies. Example: lgsp agency list --parent H26"""
-    columns = {"id": "ID", "names.vi": "TÊN", "names.en": "NAME", "parent": "PARENT"}
+    columns = {"id": "ID", "names.vi": "TÊN", "names.en": "NAME", "parent": "PARENT", "revoked_at": "REVOKED"}
     _listed(
         session, as_json, "ListAgencies", pb.ListAgenciesRequest(parent=parent), "agencies", columns, "no agency yet"
     )
@@ -117,6 +117,20 @@ def agency_create(
     above = identifier.rpartition(".")[0] if parent is None else parent
     made = pb.Agency(id=identifier, names=pb.Names(vi=vi, en=en), parent=above, aliases=alias)
     _done(session, as_json, "CreateAgency", pb.CreateAgencyRequest(agency=made, operation_id=new_operation()), "agency")
+
+
+@agency.command("revoke")
+@session_options
+@json_option
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the registry.")
+@click.argument("identifier")
+def agency_revoke(session: Session, as_json: bool, identifier: str, reason: str) -> None:
+    """Revoke an agency: nothing new is registered below it; revoke its systems one by one.
+
+    Example: lgsp agency revoke H26.15 --reason "merged into H26.16"
+    """
+    request = pb.RevokeAgencyRequest(id=identifier, reason=reason, operation_id=new_operation())
+    _done(session, as_json, "RevokeAgency", request, "agency")
 
 
 # --- systems -----------------------------------------------------------------------------------------------------------

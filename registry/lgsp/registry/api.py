@@ -58,17 +58,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def CreateAgency(self, request: pb.CreateAgencyRequest, context: _Context) -> pb.CreateAgencyResponse:
         caller, agency = self._operator(context), request.agency
         identifiers.check_agency(agency.id)
+        if agency.HasField("revoked_at") or agency.revoked_reason:
+            raise BusError("REQUEST_MALFORMED", "an agency is revoked with RevokeAgency, not created so")
         for name in (agency.id, *agency.aliases):
             known = self._state.resolve_agency(identifiers.check_agency(name))
             if known is not None and known.record.agency.id != agency.id:
                 raise BusError("ALREADY_EXISTS", f"{name} means the agency {known.record.agency.id}")
         if agency.parent:
-            above = self._state.resolve_agency(agency.parent)
             if agency.parent in (agency.id, *agency.aliases):
                 raise BusError("IDENTIFIER_INVALID", "an agency cannot be above itself")
-            if above is None:
-                raise BusError("NOT_REGISTERED", f"the agency above, {agency.parent[:64]!r}, is not registered")
-            agency.parent = above.record.agency.id
+            agency.parent = self._need_active_agency(agency.parent).id
         kept, revision = await self._create("agency", agency.id, agency, request.operation_id, caller)
         return pb.CreateAgencyResponse(agency=kept, revision=revision)
 
@@ -89,13 +88,22 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         )
         return pb.ListAgenciesResponse(agencies=[each.record.agency for each in found], next_page_token=token)
 
+    async def RevokeAgency(self, request: pb.RevokeAgencyRequest, context: _Context) -> pb.RevokeAgencyResponse:
+        caller, entry = self._operator(context), self._need("agency", request.id)
+        agency, revision = entry.record.agency, entry.revision
+        if not agency.HasField("revoked_at"):
+            agency = _copy(agency)
+            agency.revoked_at.CopyFrom(_now())
+            agency.revoked_reason = request.reason[:500]
+            revision = await self._replace("agency", agency.id, agency, entry, request.operation_id, caller)
+        return pb.RevokeAgencyResponse(agency=agency, revision=revision)
+
     # --- systems -----------------------------------------------------------------------------------------------------
 
     async def CreateSystem(self, request: pb.CreateSystemRequest, context: _Context) -> pb.CreateSystemResponse:
         caller, system = self._operator(context), request.system
         identifiers.check_system(system.id)
-        if self._state.resolve_agency(identifiers.agency_of(system.id)) is None:
-            raise BusError("NOT_REGISTERED", f"the agency {identifiers.agency_of(system.id)} is not registered")
+        self._need_active_agency(identifiers.agency_of(system.id))
         if system.HasField("revoked_at") or system.revoked_reason:
             raise BusError("REQUEST_MALFORMED", "a system is revoked with RevokeSystem, not created so")
         system.jwks = check_jwks(system.jwks)
@@ -341,6 +349,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if entry is None:
             raise BusError("NOT_REGISTERED", f"no {kind} {key[:64]!r}")
         return entry
+
+    def _need_active_agency(self, identifier: str) -> pb.Agency:
+        entry = self._state.resolve_agency(identifier)
+        if entry is None:
+            raise BusError("NOT_REGISTERED", f"the agency {identifier[:64]!r} is not registered")
+        if entry.record.agency.HasField("revoked_at"):
+            raise BusError("NOT_REGISTERED", f"the agency {entry.record.agency.id} was revoked")
+        return entry.record.agency
 
     def _need_active_system(self, system: str) -> None:
         if self._need("system", system).record.system.HasField("revoked_at"):

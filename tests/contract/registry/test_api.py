@@ -26,7 +26,7 @@ from tests.support.nats_server import running_nats, until
 
 # --- who -------------------------------------------------------------------------------------------------------------
 
-FOR_OPERATORS = ("CreateAgency", "CreateGrant", "CreateSystem", "RevokeGrant", "RevokeSystem")
+FOR_OPERATORS = ("CreateAgency", "CreateGrant", "CreateSystem", "RevokeAgency", "RevokeGrant", "RevokeSystem")
 
 
 @pytest.mark.parametrize("rpc", RPCS)
@@ -112,6 +112,23 @@ async def test_the_same_agency_again_is_the_same_answer_and_another_is_refused(a
     assert (again.agency, again.revision) == (first.agency, first.revision)
     other = pb.Agency(id="H26.1", parent="H26", names=VIETNAMESE)
     assert (await refused(api.operator.CreateAgency(agency=other)))[0] == "ALREADY_EXISTS"
+
+
+async def test_nothing_new_comes_below_a_revoked_agency_and_it_keeps_resolving(api):
+    agency = pb.Agency(id="H26.8", aliases=["000.00.08.H26"])
+    await api.operator.CreateAgency(agency=agency)
+    first = await api.operator.RevokeAgency(id="H26.8", reason="sáp nhập", operation_id=operation())
+    assert first.agency.HasField("revoked_at")
+    assert first.agency.revoked_reason == "sáp nhập"
+    again = await api.operator.RevokeAgency(id="H26.8", reason="khác", operation_id=operation())
+    assert (again.agency, again.revision) == (first.agency, first.revision)
+    for name in ("H26.8", "000.00.08.H26"):
+        below = api.operator.CreateAgency(agency=pb.Agency(id="H26.8.1", parent=name))
+        assert await refused(below) == ("NOT_REGISTERED", "NOT_REGISTERED: the agency H26.8 was revoked")
+        assert (await api.consumer.GetAgency(id=name)).agency.revoked_reason == "sáp nhập"
+    assert (await refused(api.operator.CreateSystem(system=pb.System(id="H26.8/new"))))[0] == "NOT_REGISTERED"
+    assert (await refused(api.operator.CreateAgency(agency=first.agency)))[0] == "REQUEST_MALFORMED"
+    assert (await refused(api.operator.RevokeAgency(id="H26.none")))[0] == "NOT_REGISTERED"
 
 
 async def test_an_operation_repeated_is_written_once(api):

@@ -50,6 +50,11 @@ class RegistryServiceStub:
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesResponse.FromString,
                 _registered_method=True)
+        self.RevokeAgency = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/RevokeAgency',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.FromString,
+                _registered_method=True)
         self.CreateSystem = channel.unary_unary(
                 '/lgsp.api.registry.v1.RegistryService/CreateSystem',
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateSystemRequest.SerializeToString,
@@ -156,6 +161,13 @@ class RegistryServiceServicer:
 
     def ListAgencies(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAgency(self, request, context):
+        """Its identifier keeps resolving.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -285,6 +297,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListAgencies,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesResponse.SerializeToString,
+            ),
+            'RevokeAgency': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAgency,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.SerializeToString,
             ),
             'CreateSystem': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSystem,
@@ -454,6 +471,33 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/ListAgencies',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListAgenciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAgency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/RevokeAgency',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.FromString,
             options,
             channel_credentials,
             insecure,

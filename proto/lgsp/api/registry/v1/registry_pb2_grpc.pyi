@@ -37,6 +37,8 @@ class RegistryServiceStub:
     """Agencies."""
     GetAgency: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetAgencyRequest, _registry_pb2.GetAgencyResponse]
     ListAgencies: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAgenciesRequest, _registry_pb2.ListAgenciesResponse]
+    RevokeAgency: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeAgencyRequest, _registry_pb2.RevokeAgencyResponse]
+    """Its identifier keeps resolving."""
     CreateSystem: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateSystemRequest, _registry_pb2.CreateSystemResponse]
     """Systems."""
     GetSystem: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetSystemRequest, _registry_pb2.GetSystemResponse]
@@ -70,6 +72,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Agencies."""
     GetAgency: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAgencyRequest, _registry_pb2.GetAgencyResponse]  # type: ignore[assignment]
     ListAgencies: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAgenciesRequest, _registry_pb2.ListAgenciesResponse]  # type: ignore[assignment]
+    RevokeAgency: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeAgencyRequest, _registry_pb2.RevokeAgencyResponse]  # type: ignore[assignment]
+    """Its identifier keeps resolving."""
     CreateSystem: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateSystemRequest, _registry_pb2.CreateSystemResponse]  # type: ignore[assignment]
     """Systems."""
     GetSystem: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetSystemRequest, _registry_pb2.GetSystemResponse]  # type: ignore[assignment]
@@ -118,6 +122,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListAgenciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListAgenciesResponse, _abc.Awaitable[_registry_pb2.ListAgenciesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevokeAgency(
+        self,
+        request: _registry_pb2.RevokeAgencyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RevokeAgencyResponse, _abc.Awaitable[_registry_pb2.RevokeAgencyResponse]]:
+        """Its identifier keeps resolving."""
 
     @_abc_1.abstractmethod
     def CreateSystem(
