@@ -33,7 +33,13 @@ async def test_every_step_holds(tmp_path):
 async def test_ctrl_c_leaves_nothing(moment):
     with tempfile.TemporaryDirectory(prefix="d-") as folder:  # short: PostgreSQL's socket goes there
         process = await asyncio.create_subprocess_exec(
-            *LGSP, "demo", stderr=asyncio.subprocess.PIPE, env={**os.environ, "TMPDIR": folder}, start_new_session=True
+            *LGSP,
+            "demo",
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "TMPDIR": folder},
+            start_new_session=True,
+            # A shell's background job ignores Ctrl-C, and its children with it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stderr is not None
         while moment not in (line := (await asyncio.wait_for(process.stderr.readline(), 30)).decode()):
