@@ -11,7 +11,17 @@ from typing import Final
 
 from lgsp.api.registry.v1.registry_pb2 import Record
 
-KINDS: Final = ("agency", "system", "service", "endpoint", "grant", "node_key", "token_revocation")
+KINDS: Final = (
+    "agency",
+    "system",
+    "group",
+    "service",
+    "service_version",
+    "endpoint",
+    "grant",
+    "node_key",
+    "token_revocation",
+)
 
 
 @dataclass(frozen=True, slots=True)

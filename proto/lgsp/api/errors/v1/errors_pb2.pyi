@@ -35,12 +35,16 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """What may be called."""
     REASON_METHOD_UNKNOWN: _Reason.ValueType  # 21
     REASON_GRANT_MISSING: _Reason.ValueType  # 22
+    REASON_PURPOSE_NOT_GRANTED: _Reason.ValueType  # 23
+    REASON_RATE_EXCEEDED: _Reason.ValueType  # 24
+    REASON_QUOTA_EXCEEDED: _Reason.ValueType  # 25
     REASON_REQUEST_MALFORMED: _Reason.ValueType  # 40
     """The shape of the call."""
     REASON_REQUEST_TOO_LARGE: _Reason.ValueType  # 41
     REASON_HEADERS_TOO_LARGE: _Reason.ValueType  # 42
     REASON_PATH_REFUSED: _Reason.ValueType  # 43
     REASON_PAGE_TOKEN_INVALID: _Reason.ValueType  # 44
+    REASON_ENCODING_REFUSED: _Reason.ValueType  # 45
     REASON_PROVIDER_UNAVAILABLE: _Reason.ValueType  # 60
     """The provider and the way to it."""
     REASON_PROVIDER_FAULT: _Reason.ValueType  # 61
@@ -60,6 +64,12 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_REGISTRY_UNAVAILABLE: _Reason.ValueType  # 88
     REASON_KEY_INVALID: _Reason.ValueType  # 89
     REASON_NOT_OWNER: _Reason.ValueType  # 90
+    REASON_CONTRACT_INCOMPATIBLE: _Reason.ValueType  # 91
+    REASON_LIFECYCLE_REFUSED: _Reason.ValueType  # 92
+    REASON_MASK_INVALID: _Reason.ValueType  # 93
+    REASON_PURPOSE_INVALID: _Reason.ValueType  # 94
+    REASON_GRANT_TERMS_REFUSED: _Reason.ValueType  # 95
+    REASON_REORGANIZATION_INVALID: _Reason.ValueType  # 96
     REASON_INTERNAL: _Reason.ValueType  # 100
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -80,12 +90,16 @@ REASON_SERVICE_UNKNOWN: Reason.ValueType  # 20
 """What may be called."""
 REASON_METHOD_UNKNOWN: Reason.ValueType  # 21
 REASON_GRANT_MISSING: Reason.ValueType  # 22
+REASON_PURPOSE_NOT_GRANTED: Reason.ValueType  # 23
+REASON_RATE_EXCEEDED: Reason.ValueType  # 24
+REASON_QUOTA_EXCEEDED: Reason.ValueType  # 25
 REASON_REQUEST_MALFORMED: Reason.ValueType  # 40
 """The shape of the call."""
 REASON_REQUEST_TOO_LARGE: Reason.ValueType  # 41
 REASON_HEADERS_TOO_LARGE: Reason.ValueType  # 42
 REASON_PATH_REFUSED: Reason.ValueType  # 43
 REASON_PAGE_TOKEN_INVALID: Reason.ValueType  # 44
+REASON_ENCODING_REFUSED: Reason.ValueType  # 45
 REASON_PROVIDER_UNAVAILABLE: Reason.ValueType  # 60
 """The provider and the way to it."""
 REASON_PROVIDER_FAULT: Reason.ValueType  # 61
@@ -105,5 +119,11 @@ REASON_LEASE_UNKNOWN: Reason.ValueType  # 87
 REASON_REGISTRY_UNAVAILABLE: Reason.ValueType  # 88
 REASON_KEY_INVALID: Reason.ValueType  # 89
 REASON_NOT_OWNER: Reason.ValueType  # 90
+REASON_CONTRACT_INCOMPATIBLE: Reason.ValueType  # 91
+REASON_LIFECYCLE_REFUSED: Reason.ValueType  # 92
+REASON_MASK_INVALID: Reason.ValueType  # 93
+REASON_PURPOSE_INVALID: Reason.ValueType  # 94
+REASON_GRANT_TERMS_REFUSED: Reason.ValueType  # 95
+REASON_REORGANIZATION_INVALID: Reason.ValueType  # 96
 REASON_INTERNAL: Reason.ValueType  # 100
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

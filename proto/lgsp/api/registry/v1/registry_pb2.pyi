@@ -5,9 +5,11 @@ The registry: who is on the bus, what they offer, and who may use it."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,119 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Lifecycle:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LifecycleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lifecycle.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIFECYCLE_UNSPECIFIED: _Lifecycle.ValueType  # 0
+    LIFECYCLE_DRAFT: _Lifecycle.ValueType  # 1
+    LIFECYCLE_PUBLISHED: _Lifecycle.ValueType  # 2
+    LIFECYCLE_DEPRECATED: _Lifecycle.ValueType  # 3
+    LIFECYCLE_RETIRED: _Lifecycle.ValueType  # 4
+
+class Lifecycle(_Lifecycle, metaclass=_LifecycleEnumTypeWrapper):
+    """Where a service is in its life. Calls are carried while it is PUBLISHED or DEPRECATED."""
+
+LIFECYCLE_UNSPECIFIED: Lifecycle.ValueType  # 0
+LIFECYCLE_DRAFT: Lifecycle.ValueType  # 1
+LIFECYCLE_PUBLISHED: Lifecycle.ValueType  # 2
+LIFECYCLE_DEPRECATED: Lifecycle.ValueType  # 3
+LIFECYCLE_RETIRED: Lifecycle.ValueType  # 4
+Global___Lifecycle: _TypeAlias = Lifecycle  # noqa: Y015
+
+class _Classification:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClassificationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Classification.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLASSIFICATION_UNSPECIFIED: _Classification.ValueType  # 0
+    CLASSIFICATION_PUBLIC: _Classification.ValueType  # 1
+    CLASSIFICATION_INTERNAL: _Classification.ValueType  # 2
+    CLASSIFICATION_PERSONAL: _Classification.ValueType  # 3
+    CLASSIFICATION_SECRET: _Classification.ValueType  # 4
+
+class Classification(_Classification, metaclass=_ClassificationEnumTypeWrapper):
+    """What the data of a service are. PERSONAL and SECRET ask every grant for a purpose with its legal basis."""
+
+CLASSIFICATION_UNSPECIFIED: Classification.ValueType  # 0
+CLASSIFICATION_PUBLIC: Classification.ValueType  # 1
+CLASSIFICATION_INTERNAL: Classification.ValueType  # 2
+CLASSIFICATION_PERSONAL: Classification.ValueType  # 3
+CLASSIFICATION_SECRET: Classification.ValueType  # 4
+Global___Classification: _TypeAlias = Classification  # noqa: Y015
+
+class _AuditLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_LEVEL_UNSPECIFIED: _AuditLevel.ValueType  # 0
+    AUDIT_LEVEL_STANDARD: _AuditLevel.ValueType  # 1
+    """From the gateway's call records."""
+    AUDIT_LEVEL_STRICT: _AuditLevel.ValueType  # 2
+    """Recorded before the call goes on."""
+
+class AuditLevel(_AuditLevel, metaclass=_AuditLevelEnumTypeWrapper):
+    """How a call is accounted for."""
+
+AUDIT_LEVEL_UNSPECIFIED: AuditLevel.ValueType  # 0
+AUDIT_LEVEL_STANDARD: AuditLevel.ValueType  # 1
+"""From the gateway's call records."""
+AUDIT_LEVEL_STRICT: AuditLevel.ValueType  # 2
+"""Recorded before the call goes on."""
+Global___AuditLevel: _TypeAlias = AuditLevel  # noqa: Y015
+
+class _GrantState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANT_STATE_UNSPECIFIED: _GrantState.ValueType  # 0
+    GRANT_STATE_REQUESTED: _GrantState.ValueType  # 1
+    """Asked for; allows nothing."""
+    GRANT_STATE_ACTIVE: _GrantState.ValueType  # 2
+    """In force between `not_before` and `not_after`."""
+    GRANT_STATE_REFUSED: _GrantState.ValueType  # 3
+    GRANT_STATE_REVOKED: _GrantState.ValueType  # 4
+
+class GrantState(_GrantState, metaclass=_GrantStateEnumTypeWrapper): ...
+
+GRANT_STATE_UNSPECIFIED: GrantState.ValueType  # 0
+GRANT_STATE_REQUESTED: GrantState.ValueType  # 1
+"""Asked for; allows nothing."""
+GRANT_STATE_ACTIVE: GrantState.ValueType  # 2
+"""In force between `not_before` and `not_after`."""
+GRANT_STATE_REFUSED: GrantState.ValueType  # 3
+GRANT_STATE_REVOKED: GrantState.ValueType  # 4
+Global___GrantState: _TypeAlias = GrantState  # noqa: Y015
+
+class _GrantRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANT_RULE_UNSPECIFIED: _GrantRule.ValueType  # 0
+    GRANT_RULE_MOVE: _GrantRule.ValueType  # 1
+    """Its systems go to the first successor and keep their grants; grants of the agency itself become the successor's."""
+    GRANT_RULE_END: _GrantRule.ValueType  # 2
+    """Its grants are revoked and its systems too."""
+
+class GrantRule(_GrantRule, metaclass=_GrantRuleEnumTypeWrapper):
+    """What becomes of the grants and systems of an agency that ends."""
+
+GRANT_RULE_UNSPECIFIED: GrantRule.ValueType  # 0
+GRANT_RULE_MOVE: GrantRule.ValueType  # 1
+"""Its systems go to the first successor and keep their grants; grants of the agency itself become the successor's."""
+GRANT_RULE_END: GrantRule.ValueType  # 2
+"""Its grants are revoked and its systems too."""
+Global___GrantRule: _TypeAlias = GrantRule  # noqa: Y015
 
 @_typing.final
 class Names(_message.Message):
@@ -55,11 +170,19 @@ class Agency(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_REASON_FIELD_NUMBER: _builtins.int
+    VALID_FROM_FIELD_NUMBER: _builtins.int
+    VALID_UNTIL_FIELD_NUMBER: _builtins.int
+    SUCCESSORS_FIELD_NUMBER: _builtins.int
+    FORMER_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """National electronic identifier, e.g. `H26.15.3`."""
     parent: _builtins.str
     """Identifier of the agency above it; empty for the root."""
     revoked_reason: _builtins.str
+    act: _builtins.str
+    """The decree or decision behind its last change, e.g. `1656/NQ-UBTVQH15`."""
     @_builtins.property
     def names(self) -> Global___Names: ...
     @_builtins.property
@@ -70,6 +193,24 @@ class Agency(_message.Message):
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
         """Set when it was revoked: nothing new is registered below it; its systems are revoked one by one."""
 
+    @_builtins.property
+    def valid_from(self) -> _timestamp_pb2.Timestamp:
+        """In being from (inclusive) until (exclusive); unset is open."""
+
+    @_builtins.property
+    def valid_until(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def successors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that took over when it ended."""
+
+    @_builtins.property
+    def former(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgencyPeriod]:
+        """What it was called and where it stood before, the oldest first."""
+
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks (CIDR) in which its providers may answer; none means those of the agency above."""
+
     def __init__(
         self,
         *,
@@ -79,14 +220,51 @@ class Agency(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_reason: _builtins.str = ...,
+        valid_from: _timestamp_pb2.Timestamp | None = ...,
+        valid_until: _timestamp_pb2.Timestamp | None = ...,
+        successors: _abc.Iterable[_builtins.str] | None = ...,
+        former: _abc.Iterable[Global___AgencyPeriod] | None = ...,
+        act: _builtins.str = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "revoked_at", b"revoked_at", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "id", b"id", "names", b"names", "parent", b"parent", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "aliases", b"aliases", "former", b"former", "id", b"id", "names", b"names", "networks", b"networks", "parent", b"parent", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "successors", b"successors", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agency: _TypeAlias = Agency  # noqa: Y015
+
+@_typing.final
+class AgencyPeriod(_message.Message):
+    """A time in which an agency had other names or stood elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    @_builtins.property
+    def names(self) -> Global___Names: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Exclusive."""
+
+    def __init__(
+        self,
+        *,
+        names: Global___Names | None = ...,
+        parent: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "parent", b"parent", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgencyPeriod: _TypeAlias = AgencyPeriod  # noqa: Y015
 
 @_typing.final
 class System(_message.Message):
@@ -100,6 +278,7 @@ class System(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_REASON_FIELD_NUMBER: _builtins.int
     DEVELOPMENT_SECRET_FIELD_NUMBER: _builtins.int
+    AGENCY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`<agency>/<name>`, e.g. `H26.15/one-stop`; the OAuth2 client_id."""
     jwks: _builtins.str
@@ -107,6 +286,8 @@ class System(_message.Message):
     revoked_reason: _builtins.str
     development_secret: _builtins.str
     """Development profile only: `scrypt$<salt>$<hash>` of a client secret. Never returned."""
+    agency: _builtins.str
+    """The agency it belongs to now, where that is not the one in its identifier: its agency was merged or split."""
     @_builtins.property
     def names(self) -> Global___Names: ...
     @_builtins.property
@@ -122,14 +303,51 @@ class System(_message.Message):
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_reason: _builtins.str = ...,
         development_secret: _builtins.str = ...,
+        agency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_secret", b"development_secret", "id", b"id", "jwks", b"jwks", "names", b"names", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "development_secret", b"development_secret", "id", b"id", "jwks", b"jwks", "names", b"names", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___System: _TypeAlias = System  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    """Systems that get the same rights by one grant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """`[a-z0-9-]{1,64}`. `everyone` is built in: every system that is not revoked."""
+    @_builtins.property
+    def names(self) -> Global___Names: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """System identifiers."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        names: Global___Names | None = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "names", b"names"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "id", b"id", "members", b"members", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class Service(_message.Message):
@@ -143,12 +361,35 @@ class Service(_message.Message):
     CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
     RETIRED_AT_FIELD_NUMBER: _builtins.int
     BROWSER_ORIGINS_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEPRECATED_AT_FIELD_NUMBER: _builtins.int
+    SUNSET_AT_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
+    CLASSIFICATION_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENT_METHODS_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
+    STEWARDS_FIELD_NUMBER: _builtins.int
+    REST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Full protobuf name, e.g. `hanoi.population.v1.PopulationService`."""
     provider: _builtins.str
     """The system that offers it; the first to publish owns the name."""
     contract_digest: _builtins.str
     """SHA-256 (hex) of the serialized FileDescriptorSet that declares it."""
+    lifecycle: Global___Lifecycle.ValueType
+    version: _builtins.int
+    """Number of the published contract, from 1; `contract_digest` is its digest. 0 while nothing is published."""
+    replaced_by: _builtins.str
+    """The service that takes its place."""
+    classification: Global___Classification.ValueType
+    audit: Global___AuditLevel.ValueType
+    owner: _builtins.str
+    """Who answers for it: an agency, and where people write to."""
+    contact: _builtins.str
     @_builtins.property
     def names(self) -> Global___Names: ...
     @_builtins.property
@@ -159,6 +400,28 @@ class Service(_message.Message):
     def browser_origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Origins whose browsers may call it by gRPC-Web (CORS), exact."""
 
+    @_builtins.property
+    def deprecated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def sunset_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is meant to be retired; callers are told (RFC 8594)."""
+
+    @_builtins.property
+    def idempotent_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Methods that may be repeated, besides those whose contract says so (`idempotency_level`)."""
+
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """Bound on a unary call; 30 s when unset."""
+
+    @_builtins.property
+    def stewards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Systems besides the provider that decide on its grants."""
+
+    @_builtins.property
+    def rest(self) -> Global___RestUpstream:
+        """Set for an HTTP/JSON system that the gateway calls itself; it has no endpoints."""
+
     def __init__(
         self,
         *,
@@ -168,14 +431,138 @@ class Service(_message.Message):
         contract_digest: _builtins.str = ...,
         retired_at: _timestamp_pb2.Timestamp | None = ...,
         browser_origins: _abc.Iterable[_builtins.str] | None = ...,
+        lifecycle: Global___Lifecycle.ValueType = ...,
+        version: _builtins.int = ...,
+        deprecated_at: _timestamp_pb2.Timestamp | None = ...,
+        sunset_at: _timestamp_pb2.Timestamp | None = ...,
+        replaced_by: _builtins.str = ...,
+        classification: Global___Classification.ValueType = ...,
+        audit: Global___AuditLevel.ValueType = ...,
+        idempotent_methods: _abc.Iterable[_builtins.str] | None = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+        owner: _builtins.str = ...,
+        contact: _builtins.str = ...,
+        stewards: _abc.Iterable[_builtins.str] | None = ...,
+        rest: Global___RestUpstream | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "retired_at", b"retired_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "deprecated_at", b"deprecated_at", "names", b"names", "rest", b"rest", "retired_at", b"retired_at", "sunset_at", b"sunset_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["browser_origins", b"browser_origins", "contract_digest", b"contract_digest", "name", b"name", "names", b"names", "provider", b"provider", "retired_at", b"retired_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "browser_origins", b"browser_origins", "classification", b"classification", "contact", b"contact", "contract_digest", b"contract_digest", "deadline", b"deadline", "deprecated_at", b"deprecated_at", "idempotent_methods", b"idempotent_methods", "lifecycle", b"lifecycle", "name", b"name", "names", b"names", "owner", b"owner", "provider", b"provider", "replaced_by", b"replaced_by", "rest", b"rest", "retired_at", b"retired_at", "stewards", b"stewards", "sunset_at", b"sunset_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Service: _TypeAlias = Service  # noqa: Y015
+
+@_typing.final
+class RestUpstream(_message.Message):
+    """An HTTP/JSON system behind the gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    CA_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    base_url: _builtins.str
+    """`https://host:port/prefix`; the contract's HTTP rules are below it."""
+    ca: _builtins.str
+    """Certificates (PEM) that its own must chain to; unset trusts the host's."""
+    credential: _builtins.str
+    """Name of a credential that the node keeps; its value is never in the registry."""
+    def __init__(
+        self,
+        *,
+        base_url: _builtins.str = ...,
+        ca: _builtins.str = ...,
+        credential: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca", b"ca", "credential", b"credential"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestUpstream: _TypeAlias = RestUpstream  # noqa: Y015
+
+@_typing.final
+class ServiceVersion(_message.Message):
+    """A published contract: immutable, numbered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_FIELD_NUMBER: _builtins.int
+    PUBLISHED_BY_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
+    BREAKING_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    number: _builtins.int
+    contract_digest: _builtins.str
+    published_by: _builtins.str
+    override_reason: _builtins.str
+    """Why a breaking contract was published all the same, and what it broke."""
+    @_builtins.property
+    def published_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def breaking(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        number: _builtins.int = ...,
+        contract_digest: _builtins.str = ...,
+        published_at: _timestamp_pb2.Timestamp | None = ...,
+        published_by: _builtins.str = ...,
+        override_reason: _builtins.str = ...,
+        breaking: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["published_at", b"published_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaking", b"breaking", "contract_digest", b"contract_digest", "number", b"number", "override_reason", b"override_reason", "published_at", b"published_at", "published_by", b"published_by", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceVersion: _TypeAlias = ServiceVersion  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """One thing that a contract check found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """Where: `file:line:column` as far as known."""
+    line: _builtins.int
+    column: _builtins.int
+    rule: _builtins.str
+    """The checker's name of the rule, e.g. `FIELD_SAME_TYPE`."""
+    message: _builtins.str
+    subject: _builtins.str
+    """Full name of the method, message, field or enum value concerned, where it can be told."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+        column: _builtins.int = ...,
+        rule: _builtins.str = ...,
+        message: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "file", b"file", "line", b"line", "message", b"message", "rule", b"rule", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class Endpoint(_message.Message):
@@ -189,11 +576,20 @@ class Endpoint(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECKED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the registry."""
     system: _builtins.str
     address: _builtins.str
     """`host:port` where it serves gRPC (HTTP/2 without TLS on the same machine)."""
+    weight: _builtins.int
+    """Share of the calls among instances, 1 to 128; 1 when unset."""
+    zone: _builtins.str
+    """Where it runs; calls stay in the gateway's zone while enough instances live there."""
+    health_checked: _builtins.bool
+    """True when it answers grpc.health.v1: the gateway then asks it."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -211,10 +607,13 @@ class Endpoint(_message.Message):
         address: _builtins.str = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
+        weight: _builtins.int = ...,
+        zone: _builtins.str = ...,
+        health_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ended_at", b"ended_at", "id", b"id", "registered_at", b"registered_at", "services", b"services", "system", b"system"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ended_at", b"ended_at", "health_checked", b"health_checked", "id", b"id", "registered_at", b"registered_at", "services", b"services", "system", b"system", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,7 +621,7 @@ Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
-    """The right of one consumer to use methods of one service."""
+    """The right of a consumer to use methods of one service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -234,13 +633,30 @@ class Grant(_message.Message):
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_REASON_FIELD_NUMBER: _builtins.int
+    AGENCY_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    PURPOSES_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    DAILY_QUOTA_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller or the registry; `[a-z0-9-]{1,64}`."""
     consumer: _builtins.str
-    """The consuming system."""
+    """The consuming system; or else `agency` or `group`."""
     service: _builtins.str
     """The service, by its full name."""
     revoked_reason: _builtins.str
+    agency: _builtins.str
+    """Every system of this agency."""
+    group: _builtins.str
+    """Every system of this group."""
+    rate: _builtins.int
+    """Calls a second and node; 0 is without limit."""
+    daily_quota: _builtins.int
+    """Calls a day (UTC+7) over all nodes; 0 is without limit."""
+    state: Global___GrantState.ValueType
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Method names; `*` alone means every method the contract has."""
@@ -255,6 +671,18 @@ class Grant(_message.Message):
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
         """Set when it was revoked."""
 
+    @_builtins.property
+    def purposes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Purpose]:
+        """What for. When any is named, a call must say which (`x-lgsp-purpose`)."""
+
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mask]:
+        """Which fields of the responses are seen; a method without a mask is seen whole."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantStep]:
+        """What happened to it, the oldest first."""
+
     def __init__(
         self,
         *,
@@ -266,14 +694,112 @@ class Grant(_message.Message):
         not_after: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_reason: _builtins.str = ...,
+        agency: _builtins.str = ...,
+        group: _builtins.str = ...,
+        purposes: _abc.Iterable[Global___Purpose] | None = ...,
+        masks: _abc.Iterable[Global___Mask] | None = ...,
+        rate: _builtins.int = ...,
+        daily_quota: _builtins.int = ...,
+        state: Global___GrantState.ValueType = ...,
+        steps: _abc.Iterable[Global___GrantStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "id", b"id", "methods", b"methods", "not_after", b"not_after", "not_before", b"not_before", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "consumer", b"consumer", "daily_quota", b"daily_quota", "group", b"group", "id", b"id", "masks", b"masks", "methods", b"methods", "not_after", b"not_after", "not_before", b"not_before", "purposes", b"purposes", "rate", b"rate", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "service", b"service", "state", b"state", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Grant: _TypeAlias = Grant  # noqa: Y015
+
+@_typing.final
+class Purpose(_message.Message):
+    """A purpose and the law behind it (Law 91/2025/QH15: purpose limitation)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """`[A-Za-z0-9][A-Za-z0-9._-]{0,63}`; travels in `x-lgsp-purpose`."""
+    legal_basis: _builtins.str
+    """Law, decree or consent on which the use rests."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        legal_basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "legal_basis", b"legal_basis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Purpose: _TypeAlias = Purpose  # noqa: Y015
+
+@_typing.final
+class Mask(_message.Message):
+    """The fields of a method's response that a consumer receives; all others are removed, also those a later contract adds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Field names joined by dots, as in google.protobuf.FieldMask; a message field stands for all it holds today."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "paths", b"paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class GrantStep(_message.Message):
+    """Something that was done to a grant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """The system that did it."""
+    action: _builtins.str
+    """`requested`, `created`, `approved`, `narrowed`, `refused`, `revoked` or `moved`."""
+    reason: _builtins.str
+    detail: _builtins.str
+    """What was narrowed or moved, in words."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        action: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "detail", b"detail", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantStep: _TypeAlias = GrantStep  # noqa: Y015
 
 @_typing.final
 class NodeKey(_message.Message):
@@ -351,6 +877,7 @@ class Record(_message.Message):
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
     AGENCY_FIELD_NUMBER: _builtins.int
     SYSTEM_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
@@ -358,10 +885,14 @@ class Record(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     NODE_KEY_FIELD_NUMBER: _builtins.int
     TOKEN_REVOCATION_FIELD_NUMBER: _builtins.int
+    SERVICE_VERSION_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Identifies the write, so that a repeated one is recognised."""
     actor: _builtins.str
     """The system that wrote it."""
+    schema: _builtins.int
+    """Version of the data's form; a reader brings older ones up and refuses newer ones."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -378,12 +909,17 @@ class Record(_message.Message):
     def node_key(self) -> Global___NodeKey: ...
     @_builtins.property
     def token_revocation(self) -> Global___TokenRevocation: ...
+    @_builtins.property
+    def service_version(self) -> Global___ServiceVersion: ...
+    @_builtins.property
+    def group(self) -> Global___Group: ...
     def __init__(
         self,
         *,
         operation_id: _builtins.str = ...,
         actor: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        schema: _builtins.int = ...,
         agency: Global___Agency | None = ...,
         system: Global___System | None = ...,
         service: Global___Service | None = ...,
@@ -391,12 +927,14 @@ class Record(_message.Message):
         grant: Global___Grant | None = ...,
         node_key: Global___NodeKey | None = ...,
         token_revocation: Global___TokenRevocation | None = ...,
+        service_version: Global___ServiceVersion | None = ...,
+        group: Global___Group | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "endpoint", b"endpoint", "grant", b"grant", "node_key", b"node_key", "service", b"service", "system", b"system", "time", b"time", "token_revocation", b"token_revocation", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "endpoint", b"endpoint", "grant", b"grant", "group", b"group", "node_key", b"node_key", "service", b"service", "service_version", b"service_version", "system", b"system", "time", b"time", "token_revocation", b"token_revocation", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agency", b"agency", "endpoint", b"endpoint", "grant", b"grant", "node_key", b"node_key", "operation_id", b"operation_id", "service", b"service", "system", b"system", "time", b"time", "token_revocation", b"token_revocation", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agency", b"agency", "endpoint", b"endpoint", "grant", b"grant", "group", b"group", "node_key", b"node_key", "operation_id", b"operation_id", "schema", b"schema", "service", b"service", "service_version", b"service_version", "system", b"system", "time", b"time", "token_revocation", b"token_revocation", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["agency", "system", "service", "endpoint", "grant", "node_key", "token_revocation"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["agency", "system", "service", "endpoint", "grant", "node_key", "token_revocation", "service_version", "group"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
@@ -457,16 +995,22 @@ class GetAgencyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier or alias."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """As it was at this instant; unset is now."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,20 +1046,26 @@ class ListAgenciesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     parent: _builtins.str
     """Only those below this agency."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Those in being at this instant, as they were then; unset is every record as it is now."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         parent: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,6 +1141,265 @@ class RevokeAgencyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeAgencyResponse: _TypeAlias = RevokeAgencyResponse  # noqa: Y015
+
+@_typing.final
+class ReorganizeAgenciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    act: _builtins.str
+    """The decree or decision."""
+    grants: Global___GrantRule.ValueType
+    dry_run: _builtins.bool
+    """Tell what would change, and change nothing."""
+    operation_id: _builtins.str
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reorganization]: ...
+    @_builtins.property
+    def date(self) -> _timestamp_pb2.Timestamp:
+        """When it takes effect in law; its systems and grants change at once."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___Reorganization] | None = ...,
+        date: _timestamp_pb2.Timestamp | None = ...,
+        act: _builtins.str = ...,
+        grants: Global___GrantRule.ValueType = ...,
+        dry_run: _builtins.bool = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "changes", b"changes", "date", b"date", "dry_run", b"dry_run", "grants", b"grants", "operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReorganizeAgenciesRequest: _TypeAlias = ReorganizeAgenciesRequest  # noqa: Y015
+
+@_typing.final
+class Reorganization(_message.Message):
+    """One step of a reform."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Merge(_message.Message):
+        """Several agencies become one: a new one, or one that exists and goes on."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FROM_FIELD_NUMBER: _builtins.int
+        INTO_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def into(self) -> Global___Agency: ...
+        def __init__(
+            self,
+            *,
+            into: Global___Agency | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["into", b"into"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "into", b"into"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Split(_message.Message):
+        """One agency becomes several, new ones or ones that exist."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FROM_FIELD_NUMBER: _builtins.int
+        INTO_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def into(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agency]: ...
+        def __init__(
+            self,
+            *,
+            into: _abc.Iterable[Global___Agency] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "into", b"into"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Rename(_message.Message):
+        """Other names or another place in the tree; unset is as before."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        NAMES_FIELD_NUMBER: _builtins.int
+        PARENT_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        parent: _builtins.str
+        @_builtins.property
+        def names(self) -> Global___Names: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            names: Global___Names | None = ...,
+            parent: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "names", b"names", "parent", b"parent"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Abolish(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        SUCCESSORS_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        @_builtins.property
+        def successors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            successors: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "successors", b"successors"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MERGE_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    RENAME_FIELD_NUMBER: _builtins.int
+    ABOLISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def merge(self) -> Global___Reorganization.Merge: ...
+    @_builtins.property
+    def split(self) -> Global___Reorganization.Split: ...
+    @_builtins.property
+    def rename(self) -> Global___Reorganization.Rename: ...
+    @_builtins.property
+    def abolish(self) -> Global___Reorganization.Abolish: ...
+    def __init__(
+        self,
+        *,
+        merge: Global___Reorganization.Merge | None = ...,
+        split: Global___Reorganization.Split | None = ...,
+        rename: Global___Reorganization.Rename | None = ...,
+        abolish: Global___Reorganization.Abolish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abolish", b"abolish", "change", b"change", "merge", b"merge", "rename", b"rename", "split", b"split"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abolish", b"abolish", "change", b"change", "merge", b"merge", "rename", b"rename", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["merge", "split", "rename", "abolish"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___Reorganization: _TypeAlias = Reorganization  # noqa: Y015
+
+@_typing.final
+class ReorganizeAgenciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENCIES_FIELD_NUMBER: _builtins.int
+    SYSTEMS_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
+    @_builtins.property
+    def agencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agency]:
+        """What changed or would change, as it is afterwards."""
+
+    @_builtins.property
+    def systems(self) -> _containers.RepeatedCompositeFieldContainer[Global___System]: ...
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]: ...
+    def __init__(
+        self,
+        *,
+        agencies: _abc.Iterable[Global___Agency] | None = ...,
+        systems: _abc.Iterable[Global___System] | None = ...,
+        grants: _abc.Iterable[Global___Grant] | None = ...,
+        revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agencies", b"agencies", "effective", b"effective", "grants", b"grants", "revision", b"revision", "systems", b"systems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReorganizeAgenciesResponse: _TypeAlias = ReorganizeAgenciesResponse  # noqa: Y015
+
+@_typing.final
+class ImportAgenciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENCIES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    operation_id: _builtins.str
+    @_builtins.property
+    def agencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agency]:
+        """At most 1,000 in one request."""
+
+    def __init__(
+        self,
+        *,
+        agencies: _abc.Iterable[Global___Agency] | None = ...,
+        dry_run: _builtins.bool = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agencies", b"agencies", "dry_run", b"dry_run", "operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportAgenciesRequest: _TypeAlias = ImportAgenciesRequest  # noqa: Y015
+
+@_typing.final
+class ImportAgenciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    unchanged: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def created(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        created: _abc.Iterable[_builtins.str] | None = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+        unchanged: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "created", b"created", "revision", b"revision", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportAgenciesResponse: _TypeAlias = ImportAgenciesResponse  # noqa: Y015
 
 @_typing.final
 class CreateSystemRequest(_message.Message):
@@ -783,9 +1592,15 @@ class PublishServiceRequest(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     contract: _builtins.bytes
     """Serialized FileDescriptorSet, imports included; at most 4 MiB."""
     operation_id: _builtins.str
+    override_reason: _builtins.str
+    """Publish though it breaks the contract before; kept with the version."""
+    draft: _builtins.bool
+    """Keep it as a draft: nobody can call it yet."""
     @_builtins.property
     def service(self) -> Global___Service: ...
     def __init__(
@@ -794,10 +1609,12 @@ class PublishServiceRequest(_message.Message):
         service: Global___Service | None = ...,
         contract: _builtins.bytes = ...,
         operation_id: _builtins.str = ...,
+        override_reason: _builtins.str = ...,
+        draft: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "operation_id", b"operation_id", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "draft", b"draft", "operation_id", b"operation_id", "override_reason", b"override_reason", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -809,7 +1626,75 @@ class PublishServiceResponse(_message.Message):
 
     SERVICE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    BREAKING_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    @_builtins.property
+    def service(self) -> Global___Service: ...
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """Advice; nothing was refused for it."""
+
+    @_builtins.property
+    def breaking(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What the override let through."""
+
+    def __init__(
+        self,
+        *,
+        service: Global___Service | None = ...,
+        revision: _builtins.int = ...,
+        advice: _abc.Iterable[Global___Finding] | None = ...,
+        breaking: _abc.Iterable[Global___Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "breaking", b"breaking", "revision", b"revision", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishServiceResponse: _TypeAlias = PublishServiceResponse  # noqa: Y015
+
+@_typing.final
+class DeprecateServiceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUNSET_AT_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    replaced_by: _builtins.str
+    operation_id: _builtins.str
+    @_builtins.property
+    def sunset_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is meant to be retired."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sunset_at: _timestamp_pb2.Timestamp | None = ...,
+        replaced_by: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sunset_at", b"sunset_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "operation_id", b"operation_id", "replaced_by", b"replaced_by", "sunset_at", b"sunset_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeprecateServiceRequest: _TypeAlias = DeprecateServiceRequest  # noqa: Y015
+
+@_typing.final
+class DeprecateServiceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
     @_builtins.property
     def service(self) -> Global___Service: ...
     def __init__(
@@ -817,14 +1702,148 @@ class PublishServiceResponse(_message.Message):
         *,
         service: Global___Service | None = ...,
         revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "revision", b"revision", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PublishServiceResponse: _TypeAlias = PublishServiceResponse  # noqa: Y015
+Global___DeprecateServiceResponse: _TypeAlias = DeprecateServiceResponse  # noqa: Y015
+
+@_typing.final
+class ListServiceVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    service: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServiceVersionsRequest: _TypeAlias = ListServiceVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListServiceVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceVersion]: ...
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___ServiceVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServiceVersionsResponse: _TypeAlias = ListServiceVersionsResponse  # noqa: Y015
+
+@_typing.final
+class CheckContractRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONTRACT_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    contract: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        contract: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckContractRequest: _TypeAlias = CheckContractRequest  # noqa: Y015
+
+@_typing.final
+class CheckContractResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKING_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    AFFECTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breaking(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @_builtins.property
+    def affected(self) -> _containers.RepeatedCompositeFieldContainer[Global___Use]:
+        """Who uses what would break."""
+
+    def __init__(
+        self,
+        *,
+        breaking: _abc.Iterable[Global___Finding] | None = ...,
+        advice: _abc.Iterable[Global___Finding] | None = ...,
+        affected: _abc.Iterable[Global___Use] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "affected", b"affected", "breaking", b"breaking"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckContractResponse: _TypeAlias = CheckContractResponse  # noqa: Y015
+
+@_typing.final
+class Use(_message.Message):
+    """A consumer's use of a method, from the calls that were made and the grants that allow it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    LAST_CALLED_AT_FIELD_NUMBER: _builtins.int
+    CALLS_30_DAYS_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    method: _builtins.str
+    calls_30_days: _builtins.int
+    @_builtins.property
+    def last_called_at(self) -> _timestamp_pb2.Timestamp:
+        """Unset when no call is on record."""
+
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        method: _builtins.str = ...,
+        last_called_at: _timestamp_pb2.Timestamp | None = ...,
+        calls_30_days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_called_at", b"last_called_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_30_days", b"calls_30_days", "consumer", b"consumer", "last_called_at", b"last_called_at", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Use: _TypeAlias = Use  # noqa: Y015
 
 @_typing.final
 class GetServiceRequest(_message.Message):
@@ -963,15 +1982,19 @@ class GetContractRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     service: _builtins.str
+    version: _builtins.int
+    """0 is the one in force."""
     def __init__(
         self,
         *,
         service: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1006,8 +2029,14 @@ class RegisterEndpointRequest(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECKED_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     operation_id: _builtins.str
+    weight: _builtins.int
+    zone: _builtins.str
+    health_checked: _builtins.bool
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1016,10 +2045,13 @@ class RegisterEndpointRequest(_message.Message):
         services: _abc.Iterable[_builtins.str] | None = ...,
         address: _builtins.str = ...,
         operation_id: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        zone: _builtins.str = ...,
+        health_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "operation_id", b"operation_id", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "health_checked", b"health_checked", "operation_id", b"operation_id", "services", b"services", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1310,10 +2342,20 @@ class ListGrantsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONSUMER_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPIRING_WITHIN_FIELD_NUMBER: _builtins.int
+    MINE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     consumer: _builtins.str
     service: _builtins.str
+    state: Global___GrantState.ValueType
+    mine: _builtins.bool
+    """Only those that a caller's own system asked for or decides on."""
+    @_builtins.property
+    def expiring_within(self) -> _duration_pb2.Duration:
+        """Only those that end within this time from now."""
+
     def __init__(
         self,
         *,
@@ -1321,10 +2363,13 @@ class ListGrantsRequest(_message.Message):
         page_token: _builtins.str = ...,
         consumer: _builtins.str = ...,
         service: _builtins.str = ...,
+        state: Global___GrantState.ValueType = ...,
+        expiring_within: _duration_pb2.Duration | None = ...,
+        mine: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expiring_within", b"expiring_within"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "expiring_within", b"expiring_within", "mine", b"mine", "page_size", b"page_size", "page_token", b"page_token", "service", b"service", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1403,3 +2448,376 @@ class RevokeGrantResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeGrantResponse: _TypeAlias = RevokeGrantResponse  # noqa: Y015
+
+@_typing.final
+class RequestGrantRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What the data are needed for, in words, to who decides."""
+    operation_id: _builtins.str
+    @_builtins.property
+    def grant(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+        reason: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "operation_id", b"operation_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestGrantRequest: _TypeAlias = RequestGrantRequest  # noqa: Y015
+
+@_typing.final
+class RequestGrantResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def grant(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestGrantResponse: _TypeAlias = RequestGrantResponse  # noqa: Y015
+
+@_typing.final
+class ApproveGrantRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    reason: _builtins.str
+    operation_id: _builtins.str
+    @_builtins.property
+    def terms(self) -> Global___Grant:
+        """Narrower terms than were asked for; unset approves what was asked for."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        terms: Global___Grant | None = ...,
+        reason: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "operation_id", b"operation_id", "reason", b"reason", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveGrantRequest: _TypeAlias = ApproveGrantRequest  # noqa: Y015
+
+@_typing.final
+class ApproveGrantResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
+    @_builtins.property
+    def grant(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+        revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "grant", b"grant", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveGrantResponse: _TypeAlias = ApproveGrantResponse  # noqa: Y015
+
+@_typing.final
+class NarrowGrantRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    reason: _builtins.str
+    operation_id: _builtins.str
+    @_builtins.property
+    def terms(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        terms: Global___Grant | None = ...,
+        reason: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "operation_id", b"operation_id", "reason", b"reason", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NarrowGrantRequest: _TypeAlias = NarrowGrantRequest  # noqa: Y015
+
+@_typing.final
+class NarrowGrantResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
+    @_builtins.property
+    def grant(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+        revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "grant", b"grant", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NarrowGrantResponse: _TypeAlias = NarrowGrantResponse  # noqa: Y015
+
+@_typing.final
+class RefuseGrantRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    reason: _builtins.str
+    operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "operation_id", b"operation_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseGrantRequest: _TypeAlias = RefuseGrantRequest  # noqa: Y015
+
+@_typing.final
+class RefuseGrantResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def grant(self) -> Global___Grant: ...
+    def __init__(
+        self,
+        *,
+        grant: Global___Grant | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseGrantResponse: _TypeAlias = RefuseGrantResponse  # noqa: Y015
+
+@_typing.final
+class PutGroupRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    @_builtins.property
+    def group(self) -> Global___Group: ...
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutGroupRequest: _TypeAlias = PutGroupRequest  # noqa: Y015
+
+@_typing.final
+class PutGroupResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
+    @_builtins.property
+    def group(self) -> Global___Group: ...
+    def __init__(
+        self,
+        *,
+        group: Global___Group | None = ...,
+        revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "group", b"group", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutGroupResponse: _TypeAlias = PutGroupResponse  # noqa: Y015
+
+@_typing.final
+class ListGroupsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGroupsRequest: _TypeAlias = ListGroupsRequest  # noqa: Y015
+
+@_typing.final
+class ListGroupsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]: ...
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___Group] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGroupsResponse: _TypeAlias = ListGroupsResponse  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """Where to go on: what the last response said. Unset begins with everything there is."""
+    revision: _builtins.int
+    service: _builtins.str
+    """Only records about this service."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`agency`, `system`, `service`, `service_version`, `endpoint`, `grant`, `group`; none means all that the caller may see."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "kinds", b"kinds", "revision", b"revision", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """Apply `changes`, then remember `incarnation` and `revision`. Without changes it says that nothing was missed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RELIST_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    revision: _builtins.int
+    relist: _builtins.bool
+    """Forget everything first: this begins a list of all there is."""
+    complete: _builtins.bool
+    """True when the list is complete, and with every response after it."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]: ...
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        relist: _builtins.bool = ...,
+        complete: _builtins.bool = ...,
+        changes: _abc.Iterable[Global___Record] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "incarnation", b"incarnation", "relist", b"relist", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015

@@ -55,6 +55,16 @@ class RegistryServiceStub:
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.FromString,
                 _registered_method=True)
+        self.ReorganizeAgencies = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/ReorganizeAgencies',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesResponse.FromString,
+                _registered_method=True)
+        self.ImportAgencies = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/ImportAgencies',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesResponse.FromString,
+                _registered_method=True)
         self.CreateSystem = channel.unary_unary(
                 '/lgsp.api.registry.v1.RegistryService/CreateSystem',
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateSystemRequest.SerializeToString,
@@ -94,6 +104,21 @@ class RegistryServiceStub:
                 '/lgsp.api.registry.v1.RegistryService/RetireService',
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceResponse.FromString,
+                _registered_method=True)
+        self.DeprecateService = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/DeprecateService',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceResponse.FromString,
+                _registered_method=True)
+        self.ListServiceVersions = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/ListServiceVersions',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsResponse.FromString,
+                _registered_method=True)
+        self.CheckContract = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/CheckContract',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractResponse.FromString,
                 _registered_method=True)
         self.GetContract = channel.unary_unary(
                 '/lgsp.api.registry.v1.RegistryService/GetContract',
@@ -140,6 +165,41 @@ class RegistryServiceStub:
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantResponse.FromString,
                 _registered_method=True)
+        self.RequestGrant = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/RequestGrant',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantResponse.FromString,
+                _registered_method=True)
+        self.ApproveGrant = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/ApproveGrant',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantResponse.FromString,
+                _registered_method=True)
+        self.NarrowGrant = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/NarrowGrant',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantResponse.FromString,
+                _registered_method=True)
+        self.RefuseGrant = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/RefuseGrant',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantResponse.FromString,
+                _registered_method=True)
+        self.PutGroup = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/PutGroup',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupResponse.FromString,
+                _registered_method=True)
+        self.ListGroups = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/ListGroups',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/lgsp.api.registry.v1.RegistryService/Watch',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -167,6 +227,20 @@ class RegistryServiceServicer:
 
     def RevokeAgency(self, request, context):
         """Its identifier keeps resolving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReorganizeAgencies(self, request, context):
+        """Merge, split, rename, move or abolish agencies as one change, grants included: all of it or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAgencies(self, request, context):
+        """Many agencies at once, new and changed ones; repeating it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,6 +297,26 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeprecateService(self, request, context):
+        """Says that it will end, and when; callers are told with every answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceVersions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckContract(self, request, context):
+        """What a contract would break, and whom, without publishing it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContract(self, request, context):
         """The serialized FileDescriptorSet of a service.
         """
@@ -275,7 +369,53 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
+        """By who decides on it, or by the consumer that no longer needs it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestGrant(self, request, context):
+        """A consumer asks; those who decide are the service's provider, its stewards and operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveGrant(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NarrowGrant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefuseGrant(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutGroup(self, request, context):
+        """Groups of systems.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGroups(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -302,6 +442,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RevokeAgency,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.SerializeToString,
+            ),
+            'ReorganizeAgencies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReorganizeAgencies,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesResponse.SerializeToString,
+            ),
+            'ImportAgencies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAgencies,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesResponse.SerializeToString,
             ),
             'CreateSystem': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSystem,
@@ -342,6 +492,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RetireService,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceResponse.SerializeToString,
+            ),
+            'DeprecateService': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeprecateService,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceResponse.SerializeToString,
+            ),
+            'ListServiceVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceVersions,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsResponse.SerializeToString,
+            ),
+            'CheckContract': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckContract,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractResponse.SerializeToString,
             ),
             'GetContract': grpc.unary_unary_rpc_method_handler(
                     servicer.GetContract,
@@ -387,6 +552,41 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RevokeGrant,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantResponse.SerializeToString,
+            ),
+            'RequestGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestGrant,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantResponse.SerializeToString,
+            ),
+            'ApproveGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveGrant,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantResponse.SerializeToString,
+            ),
+            'NarrowGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.NarrowGrant,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantResponse.SerializeToString,
+            ),
+            'RefuseGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefuseGrant,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantResponse.SerializeToString,
+            ),
+            'PutGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutGroup,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupResponse.SerializeToString,
+            ),
+            'ListGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGroups,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -498,6 +698,60 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/RevokeAgency',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeAgencyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReorganizeAgencies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/ReorganizeAgencies',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ReorganizeAgenciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAgencies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/ImportAgencies',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ImportAgenciesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -714,6 +968,87 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/RetireService',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetireServiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeprecateService(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/DeprecateService',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeprecateServiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/ListServiceVersions',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListServiceVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckContract(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/CheckContract',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.CheckContractResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -957,6 +1292,195 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/RevokeGrant',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/RequestGrant',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RequestGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/ApproveGrant',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ApproveGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NarrowGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/NarrowGrant',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.NarrowGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefuseGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/RefuseGrant',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.RefuseGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/PutGroup',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PutGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/ListGroups',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/Watch',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

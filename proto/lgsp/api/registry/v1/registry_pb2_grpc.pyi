@@ -39,6 +39,10 @@ class RegistryServiceStub:
     ListAgencies: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAgenciesRequest, _registry_pb2.ListAgenciesResponse]
     RevokeAgency: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeAgencyRequest, _registry_pb2.RevokeAgencyResponse]
     """Its identifier keeps resolving."""
+    ReorganizeAgencies: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReorganizeAgenciesRequest, _registry_pb2.ReorganizeAgenciesResponse]
+    """Merge, split, rename, move or abolish agencies as one change, grants included: all of it or nothing."""
+    ImportAgencies: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ImportAgenciesRequest, _registry_pb2.ImportAgenciesResponse]
+    """Many agencies at once, new and changed ones; repeating it changes nothing."""
     CreateSystem: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateSystemRequest, _registry_pb2.CreateSystemResponse]
     """Systems."""
     GetSystem: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetSystemRequest, _registry_pb2.GetSystemResponse]
@@ -50,6 +54,11 @@ class RegistryServiceStub:
     GetService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetServiceRequest, _registry_pb2.GetServiceResponse]
     ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
     RetireService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetireServiceRequest, _registry_pb2.RetireServiceResponse]
+    DeprecateService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeprecateServiceRequest, _registry_pb2.DeprecateServiceResponse]
+    """Says that it will end, and when; callers are told with every answer."""
+    ListServiceVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServiceVersionsRequest, _registry_pb2.ListServiceVersionsResponse]
+    CheckContract: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CheckContractRequest, _registry_pb2.CheckContractResponse]
+    """What a contract would break, and whom, without publishing it."""
     GetContract: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetContractRequest, _registry_pb2.GetContractResponse]
     """The serialized FileDescriptorSet of a service."""
     RegisterEndpoint: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RegisterEndpointRequest, _registry_pb2.RegisterEndpointResponse]
@@ -62,6 +71,17 @@ class RegistryServiceStub:
     GetGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetGrantRequest, _registry_pb2.GetGrantResponse]
     ListGrants: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGrantsRequest, _registry_pb2.ListGrantsResponse]
     RevokeGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeGrantRequest, _registry_pb2.RevokeGrantResponse]
+    """By who decides on it, or by the consumer that no longer needs it."""
+    RequestGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RequestGrantRequest, _registry_pb2.RequestGrantResponse]
+    """A consumer asks; those who decide are the service's provider, its stewards and operators."""
+    ApproveGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ApproveGrantRequest, _registry_pb2.ApproveGrantResponse]
+    NarrowGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.NarrowGrantRequest, _registry_pb2.NarrowGrantResponse]
+    RefuseGrant: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RefuseGrantRequest, _registry_pb2.RefuseGrantResponse]
+    PutGroup: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PutGroupRequest, _registry_pb2.PutGroupResponse]
+    """Groups of systems."""
+    ListGroups: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGroupsRequest, _registry_pb2.ListGroupsResponse]
+    Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
+    """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -74,6 +94,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListAgencies: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAgenciesRequest, _registry_pb2.ListAgenciesResponse]  # type: ignore[assignment]
     RevokeAgency: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeAgencyRequest, _registry_pb2.RevokeAgencyResponse]  # type: ignore[assignment]
     """Its identifier keeps resolving."""
+    ReorganizeAgencies: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReorganizeAgenciesRequest, _registry_pb2.ReorganizeAgenciesResponse]  # type: ignore[assignment]
+    """Merge, split, rename, move or abolish agencies as one change, grants included: all of it or nothing."""
+    ImportAgencies: _aio.UnaryUnaryMultiCallable[_registry_pb2.ImportAgenciesRequest, _registry_pb2.ImportAgenciesResponse]  # type: ignore[assignment]
+    """Many agencies at once, new and changed ones; repeating it changes nothing."""
     CreateSystem: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateSystemRequest, _registry_pb2.CreateSystemResponse]  # type: ignore[assignment]
     """Systems."""
     GetSystem: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetSystemRequest, _registry_pb2.GetSystemResponse]  # type: ignore[assignment]
@@ -85,6 +109,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetService: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetServiceRequest, _registry_pb2.GetServiceResponse]  # type: ignore[assignment]
     ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
     RetireService: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetireServiceRequest, _registry_pb2.RetireServiceResponse]  # type: ignore[assignment]
+    DeprecateService: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeprecateServiceRequest, _registry_pb2.DeprecateServiceResponse]  # type: ignore[assignment]
+    """Says that it will end, and when; callers are told with every answer."""
+    ListServiceVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServiceVersionsRequest, _registry_pb2.ListServiceVersionsResponse]  # type: ignore[assignment]
+    CheckContract: _aio.UnaryUnaryMultiCallable[_registry_pb2.CheckContractRequest, _registry_pb2.CheckContractResponse]  # type: ignore[assignment]
+    """What a contract would break, and whom, without publishing it."""
     GetContract: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetContractRequest, _registry_pb2.GetContractResponse]  # type: ignore[assignment]
     """The serialized FileDescriptorSet of a service."""
     RegisterEndpoint: _aio.UnaryUnaryMultiCallable[_registry_pb2.RegisterEndpointRequest, _registry_pb2.RegisterEndpointResponse]  # type: ignore[assignment]
@@ -97,6 +126,17 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetGrantRequest, _registry_pb2.GetGrantResponse]  # type: ignore[assignment]
     ListGrants: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGrantsRequest, _registry_pb2.ListGrantsResponse]  # type: ignore[assignment]
     RevokeGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeGrantRequest, _registry_pb2.RevokeGrantResponse]  # type: ignore[assignment]
+    """By who decides on it, or by the consumer that no longer needs it."""
+    RequestGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.RequestGrantRequest, _registry_pb2.RequestGrantResponse]  # type: ignore[assignment]
+    """A consumer asks; those who decide are the service's provider, its stewards and operators."""
+    ApproveGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.ApproveGrantRequest, _registry_pb2.ApproveGrantResponse]  # type: ignore[assignment]
+    NarrowGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.NarrowGrantRequest, _registry_pb2.NarrowGrantResponse]  # type: ignore[assignment]
+    RefuseGrant: _aio.UnaryUnaryMultiCallable[_registry_pb2.RefuseGrantRequest, _registry_pb2.RefuseGrantResponse]  # type: ignore[assignment]
+    PutGroup: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutGroupRequest, _registry_pb2.PutGroupResponse]  # type: ignore[assignment]
+    """Groups of systems."""
+    ListGroups: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGroupsRequest, _registry_pb2.ListGroupsResponse]  # type: ignore[assignment]
+    Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
+    """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry's API. Reached through the gateway under the same rules as any service."""
@@ -130,6 +170,22 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RevokeAgencyResponse, _abc.Awaitable[_registry_pb2.RevokeAgencyResponse]]:
         """Its identifier keeps resolving."""
+
+    @_abc_1.abstractmethod
+    def ReorganizeAgencies(
+        self,
+        request: _registry_pb2.ReorganizeAgenciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReorganizeAgenciesResponse, _abc.Awaitable[_registry_pb2.ReorganizeAgenciesResponse]]:
+        """Merge, split, rename, move or abolish agencies as one change, grants included: all of it or nothing."""
+
+    @_abc_1.abstractmethod
+    def ImportAgencies(
+        self,
+        request: _registry_pb2.ImportAgenciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ImportAgenciesResponse, _abc.Awaitable[_registry_pb2.ImportAgenciesResponse]]:
+        """Many agencies at once, new and changed ones; repeating it changes nothing."""
 
     @_abc_1.abstractmethod
     def CreateSystem(
@@ -189,6 +245,29 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RetireServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RetireServiceResponse, _abc.Awaitable[_registry_pb2.RetireServiceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeprecateService(
+        self,
+        request: _registry_pb2.DeprecateServiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeprecateServiceResponse, _abc.Awaitable[_registry_pb2.DeprecateServiceResponse]]:
+        """Says that it will end, and when; callers are told with every answer."""
+
+    @_abc_1.abstractmethod
+    def ListServiceVersions(
+        self,
+        request: _registry_pb2.ListServiceVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListServiceVersionsResponse, _abc.Awaitable[_registry_pb2.ListServiceVersionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CheckContract(
+        self,
+        request: _registry_pb2.CheckContractRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CheckContractResponse, _abc.Awaitable[_registry_pb2.CheckContractResponse]]:
+        """What a contract would break, and whom, without publishing it."""
 
     @_abc_1.abstractmethod
     def GetContract(
@@ -254,6 +333,59 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.RevokeGrantRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.RevokeGrantResponse, _abc.Awaitable[_registry_pb2.RevokeGrantResponse]]: ...
+    ) -> _typing.Union[_registry_pb2.RevokeGrantResponse, _abc.Awaitable[_registry_pb2.RevokeGrantResponse]]:
+        """By who decides on it, or by the consumer that no longer needs it."""
+
+    @_abc_1.abstractmethod
+    def RequestGrant(
+        self,
+        request: _registry_pb2.RequestGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RequestGrantResponse, _abc.Awaitable[_registry_pb2.RequestGrantResponse]]:
+        """A consumer asks; those who decide are the service's provider, its stewards and operators."""
+
+    @_abc_1.abstractmethod
+    def ApproveGrant(
+        self,
+        request: _registry_pb2.ApproveGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ApproveGrantResponse, _abc.Awaitable[_registry_pb2.ApproveGrantResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def NarrowGrant(
+        self,
+        request: _registry_pb2.NarrowGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.NarrowGrantResponse, _abc.Awaitable[_registry_pb2.NarrowGrantResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RefuseGrant(
+        self,
+        request: _registry_pb2.RefuseGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RefuseGrantResponse, _abc.Awaitable[_registry_pb2.RefuseGrantResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PutGroup(
+        self,
+        request: _registry_pb2.PutGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PutGroupResponse, _abc.Awaitable[_registry_pb2.PutGroupResponse]]:
+        """Groups of systems."""
+
+    @_abc_1.abstractmethod
+    def ListGroups(
+        self,
+        request: _registry_pb2.ListGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListGroupsResponse, _abc.Awaitable[_registry_pb2.ListGroupsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _registry_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
+        """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
