@@ -8,15 +8,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from lgsp.api.registry.v1.registry_pb2 import Grant, NodeKey, Service, System, TokenRevocation
+from lgsp.api.registry.v1.registry_pb2 import (
+    GRANT_STATE_ACTIVE,
+    GRANT_STATE_UNSPECIFIED,
+    Grant,
+    NodeKey,
+    Service,
+    System,
+    TokenRevocation,
+)
+from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.registry.contracts import load_contract
 
-EVERY_METHOD = "*"
+# Grants that were made before they had states have none.
+_IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT,
@@ -24,28 +37,27 @@ _IDEMPOTENT = (
 
 
 def service_policy(
-    service: Service,
-    contract: bytes,
-    grants: Iterable[Grant],
-    revoked: frozenset[str],
-    addresses: Iterable[str],
-    now: datetime,
+    service: Service, contract: bytes, given: Iterable[Right], addresses: Iterable[str], now: datetime
 ) -> ServicePolicy:
-    """The service at `now`: each method with the systems that a grant in force names, revoked systems left out."""
-    in_force = [grant for grant in grants if holds(grant, now) and grant.consumer not in revoked]
+    """The service at `now`: each method with what the rights that hold then let whom do."""
+    rights = [right for right in given if holds(right.grant, now) and (right.systems or right.everyone)]
+    masked = any(right.grant.masks for right in rights)
+    declared = _declared(contract, service.name)
     return ServicePolicy(
         name=service.name,
-        methods=tuple(_method(method, in_force) for method in _declared(contract, service.name)),
+        methods=tuple(_method(method, rights, contract if masked else None) for method in declared),
         endpoints=tuple(sorted(set(addresses))),
         contract=contract,
         browser_origins=tuple(service.browser_origins),
+        limits=limits(rights, (method.name for method in declared)),
     )
 
 
 def holds(grant: Grant, now: datetime) -> bool:
-    """True while a grant is in force: begun, not ended, not revoked. The end itself is outside."""
+    """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
     return (
-        not grant.HasField("revoked_at")
+        grant.state in _IN_FORCE
+        and not grant.HasField("revoked_at")
         and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
         and (not grant.HasField("not_after") or now < _time(grant.not_after))
     )
@@ -96,11 +108,21 @@ def _declared(contract: bytes, service: str) -> list[descriptor_pb2.MethodDescri
     return []
 
 
-def _method(method: descriptor_pb2.MethodDescriptorProto, grants: list[Grant]) -> MethodPolicy:
-    named = (grant.consumer for grant in grants if EVERY_METHOD in grant.methods or method.name in grant.methods)
+def _method(method: descriptor_pb2.MethodDescriptorProto, rights: list[Right], contract: bytes | None) -> MethodPolicy:
+    response = _pool(contract).FindMessageTypeByName(method.output_type.lstrip(".")) if contract else None
+    found = access(rights, method.name, response)
     return MethodPolicy(
         name=method.name,
         streaming=method.client_streaming or method.server_streaming,
         idempotent=method.options.idempotency_level in _IDEMPOTENT,
-        consumers=frozenset(named),
+        consumers=found.consumers,
+        purposes=found.purposes,
+        everyone=found.everyone,
+        exhausted=found.exhausted,
+        fields=found.fields,
     )
+
+
+@lru_cache(maxsize=64)
+def _pool(contract: bytes) -> DescriptorPool:
+    return load_contract(contract).pool

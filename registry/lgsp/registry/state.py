@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from lgsp.api.registry.v1.registry_pb2 import Record
+from lgsp.api.registry.v1.registry_pb2 import Grant, Record
+from lgsp.registry.identifiers import agency_of
 
 KINDS: Final = (
     "agency",
@@ -57,6 +58,10 @@ class State:
             "endpoint": defaultdict(set),
         }
         self._aliases: dict[str, str] = {}
+        # `system …`, `agency …` or `group …` → grants; agency → systems; system → groups.
+        self._by_subject: dict[str, set[str]] = defaultdict(set)
+        self._systems: dict[str, set[str]] = defaultdict(set)
+        self._groups: dict[str, set[str]] = defaultdict(set)
 
     def get(self, kind: str, key: str) -> Entry | None:
         """The last record of a key, ended and revoked ones included."""
@@ -79,6 +84,30 @@ class State:
     def grants_by_service(self, service: str) -> list[Entry]:
         """All grants on a service, in the order of their ids."""
         return self._of_service("grant", service)
+
+    def agency_of(self, system: str) -> str:
+        """The agency that a system belongs to now: the one in its identifier, unless it was moved."""
+        entry = self.get("system", system)
+        return (entry.record.system.agency if entry else "") or agency_of(system)
+
+    def members(self, grant: Grant) -> frozenset[str]:
+        """The systems that a grant is for, revoked ones included; not those of the group `everyone`."""
+        if grant.agency:
+            return frozenset(self._systems.get(grant.agency, ()))
+        if grant.group:
+            entry = self.get("group", grant.group)
+            return frozenset(entry.record.group.members) if entry else frozenset()
+        return frozenset({grant.consumer})
+
+    def grants_of(self, system: str) -> list[Grant]:
+        """Every grant that names the system, its agency or a group of it, ended ones included; not those for everyone."""
+        subjects = [f"system {system}", f"agency {self.agency_of(system)}"]
+        subjects += [f"group {group}" for group in self._groups.get(system, ())]
+        return [self._entries["grant"][key].record.grant for each in subjects for key in self._by_subject.get(each, ())]
+
+    def grants_by_group(self, group: str) -> list[Grant]:
+        """Every grant that names the group."""
+        return [self._entries["grant"][key].record.grant for key in self._by_subject.get(f"group {group}", ())]
 
     def endpoints_by_service(self, service: str) -> list[Entry]:
         """All endpoints of a service, ended ones included, in the order of their ids."""
@@ -107,7 +136,26 @@ class State:
         if kind == "agency":
             for alias in record.agency.aliases:
                 self._aliases.pop(alias, None) if forget else self._aliases.__setitem__(alias, key)
-        services = [record.grant.service] if kind == "grant" else record.endpoint.services if kind == "endpoint" else ()
-        for service in services:
-            keys = self._by_service[kind][service]
-            keys.discard(key) if forget else keys.add(key)
+        for index, name in self._indexed(kind, key, record):
+            index[name].discard(key) if forget else index[name].add(key)
+
+    def _indexed(self, kind: str, key: str, record: Record) -> Iterator[tuple[dict[str, set[str]], str]]:
+        """(index, name) under which the record's key stands."""
+        if kind == "grant":
+            yield self._by_service["grant"], record.grant.service
+            yield self._by_subject, subject_of(record.grant)
+        elif kind == "endpoint":
+            for service in record.endpoint.services:
+                yield self._by_service["endpoint"], service
+        elif kind == "system":
+            yield self._systems, record.system.agency or agency_of(key)
+        elif kind == "group":
+            for member in record.group.members:
+                yield self._groups, member
+
+
+def subject_of(grant: Grant) -> str:
+    """Whom a grant is for, as one text."""
+    if grant.agency:
+        return f"agency {grant.agency}"
+    return f"group {grant.group}" if grant.group else f"system {grant.consumer}"

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
+from lgsp.api.registry.v1.registry_pb2 import Grant
 from lgsp.gateway import compiler
+from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
 from lgsp.gateway.xds.cache import Resource
@@ -36,7 +38,7 @@ class Publisher:
     """From registry changes to acknowledged resources.
 
     `live` says whether an endpoint's lease runs; `sockets` are the platform's own services and their unix sockets;
-    `now` is the clock in UTC.
+    `exhausted` whether a grant's calls of the day are used up; `now` is the clock in UTC.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Publisher:
         issuer: str,
         live: Callable[[str], bool],
         sockets: Mapping[str, str],
+        exhausted: Callable[[str], bool] = lambda grant: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
         self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
+        self._exhausted = exhausted
         self._touched: set[str] = set()
         self._trust_touched = True
         self._wake = asyncio.Event()
@@ -66,10 +70,13 @@ class Publisher:
         for change in changes:
             if change.kind in _TRUST_KINDS:
                 self._trust_touched = True
-            if change.kind == "system" and _now_revoked(change):
-                self._touched.update(self._services_of(change.key))
-            record = change.entry.record if change.entry else change.previous.record
-            self._touched.update(_services(change.kind, record))
+            if change.kind == "system":
+                self._touched.update(grant.service for grant in self._state.grants_of(change.key))
+            if change.kind == "group":
+                self._touched.update(grant.service for grant in self._state.grants_by_group(change.key))
+            for entry in (change.previous, change.entry):
+                if entry is not None:
+                    self._touched.update(_services(change.kind, entry.record))
         self._wake.set()
 
     def touch(self, services: Iterable[str]) -> None:
@@ -136,10 +143,6 @@ class Publisher:
     def _all_services(self) -> list[str]:
         return list(self._state.all("service"))
 
-    def _services_of(self, consumer: str) -> set[str]:
-        grants = (entry.record.grant for entry in self._state.all("grant").values())
-        return {grant.service for grant in grants if grant.consumer == consumer}
-
     def _trust(self) -> list[Resource]:
         kinds = {kind: [getattr(e.record, kind) for e in self._state.all(kind).values()] for kind in _TRUST_KINDS}
         trust = compiler.trust_policy(
@@ -183,11 +186,14 @@ class Publisher:
         if contract is None:
             contract = await self._contracts.get_contract(service.contract_digest)
             self._contract_of[service.contract_digest] = contract
-        grants = [entry.record.grant for entry in self._state.grants_by_service(name)]
-        revoked = frozenset(grant.consumer for grant in grants if self._is_revoked(grant.consumer))
+        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, grants, revoked, addresses, self.now())
+        return compiler.service_policy(service, contract, rights, addresses, self.now())
+
+    def _right(self, grant: Grant) -> Right:
+        systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))
+        return Right(grant, systems, self._exhausted(grant.id))
 
     def _is_revoked(self, system: str) -> bool:
         entry = self._state.get("system", system)
@@ -198,10 +204,6 @@ class Publisher:
         known = {(each.type_url, each.name) for each in upserts} | set(removals)
         held = ((type_url, name) for type_url, named in self._ads.desired.items() for name in named)
         removals += [each for each in held if each not in known and each[1] not in failed]
-
-
-def _now_revoked(change: Any) -> bool:
-    return bool(change.entry and change.entry.record.system.HasField("revoked_at"))
 
 
 def _services(kind: str, record: Any) -> Iterable[str]:

@@ -6,13 +6,39 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class FieldRule:
+    """A leaf of a response and who keeps it: `consumers` whatever the purpose, others for a purpose."""
+
+    path: str
+    consumers: frozenset[str] = frozenset()
+    by_purpose: tuple[tuple[str, frozenset[str]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`rate` calls a second of one consumer, shared by `methods`."""
+
+    consumer: str
+    methods: tuple[str, ...]
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
 class MethodPolicy:
-    """One method and who may call it. `consumers` are system identifiers; nobody is the default."""
+    """One method and who may call it. Nobody is the default.
+
+    `consumers` call it as they are; those in `purposes` only for one of the purposes beside their name; `everyone` who has
+    a token. `exhausted` have used up their day. `fields` are the leaves of its response when somebody sees only some.
+    """
 
     name: str
     streaming: bool = False
     idempotent: bool = False
     consumers: frozenset[str] = frozenset()
+    purposes: tuple[tuple[str, frozenset[str]], ...] = ()
+    everyone: bool = False
+    exhausted: frozenset[str] = frozenset()
+    fields: tuple[FieldRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +53,7 @@ class ServicePolicy:
     endpoints: tuple[str, ...] = ()
     contract: bytes = field(default=b"", repr=False)
     browser_origins: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

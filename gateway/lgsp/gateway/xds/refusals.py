@@ -30,7 +30,11 @@ RULES: Final[tuple[tuple[str, str], ...]] = (
     (_detail("[TOKEN_REVOKED]"), "TOKEN_REVOKED"),
     (_detail("[SERVICE_UNKNOWN]"), "SERVICE_UNKNOWN"),
     (_detail("[METHOD_UNKNOWN]"), "METHOD_UNKNOWN"),
+    (_detail("[PURPOSE_NOT_GRANTED]"), "PURPOSE_NOT_GRANTED"),
+    (_detail("[QUOTA_EXCEEDED]"), "QUOTA_EXCEEDED"),
+    (_detail("[ENCODING_REFUSED]"), "ENCODING_REFUSED"),
     (_detail("rbac_access_denied"), "GRANT_MISSING"),
+    (_detail("local_rate_limited"), "RATE_EXCEEDED"),
     (_detail("path_normalization_failed"), "PATH_REFUSED"),
     (
         _detail("request_headers_too_large", "too_many_headers", "headers_count", "too_many_trailers")

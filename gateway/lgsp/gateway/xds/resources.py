@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from lgsp.gateway.xds import access, limits, masks
+from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.gateway.xds.refusals import local_replies
@@ -18,9 +20,9 @@ from lgsp.gateway.xds.rest import rest_descriptor
 
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
-JWT, REVOKED, GRANTS, REST, CORS = "jwt", "revoked", "grants", "rest", "cors"
+JWT, REVOKED, GRANTS, LIMIT, MASK, REST, CORS = "jwt", "revoked", "grants", "limit", "mask", "rest", "cors"
 CERTIFICATE: Final = "edge-certificate"
-CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-client", "x-lgsp-agency", "x-lgsp-token"
+AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-agency", "x-lgsp-token"
 ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 UNAUTHENTICATED: Final = (
     "/oauth2/token",
@@ -54,12 +56,15 @@ def scope(key: str, routes: str) -> Message:
 def service_routes(service: ServicePolicy) -> Message:
     """A service's whole route configuration: REST, CORS, and each method with its access list."""
     per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
+    per_host |= {LIMIT: limits.per_host(service.limits)} if service.limits else {}
+    per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
     host = {
         "name": "service",
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
         "typed_per_filter_config": per_host,
-        "routes": [*(_method_route(service.name, method) for method in service.methods), _no_such_method(service.name)],
+        "routes": [route for method in service.methods for route in _method_routes(service, method)]
+        + [_no_such_method(service.name)],
     }
     return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
 
@@ -133,6 +138,14 @@ def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[str, Any]]:
+    """The method's route; before it, where fields are masked, one that refuses what the mask could not read."""
+    route = _method_route(service.name, method)
+    if buckets := limits.actions(service.limits, method.name):
+        route["route"]["rate_limits"] = buckets
+    return [masks.compressed_route(service.name, method.name, GRANTS), route] if method.fields else [route]
+
+
 def _method_route(service: str, method: MethodPolicy) -> dict[str, Any]:
     bound = f"{STREAM_SECONDS if method.streaming else UNARY_SECONDS}s"
     retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
@@ -152,7 +165,7 @@ def _method_route(service: str, method: MethodPolicy) -> dict[str, Any]:
                 "grpc_timeout_header_offset": "0.05s",
             },
         },
-        "typed_per_filter_config": {GRANTS: _access_list(method.consumers)},
+        "typed_per_filter_config": {GRANTS: access.access_list(method)},
     }
 
 
@@ -165,46 +178,8 @@ def _no_such_method(service: str) -> dict[str, Any]:
         "name": f"{service}/",
         "match": {"prefix": "/"},
         "route": {"cluster": service, "timeout": "0s"},
-        "typed_per_filter_config": {
-            GRANTS: {"@type": f"{HTTP}.rbac.v3.RBACPerRoute", "rbac": {"rules": _deny("METHOD_UNKNOWN")}}
-        },
+        "typed_per_filter_config": {GRANTS: access.refuse_all("METHOD_UNKNOWN")},
     }
-
-
-def _deny(reason: str) -> dict[str, Any]:
-    """Rules that refuse everybody; the policy's name is the reason that the caller gets."""
-    everyone = {"permissions": [{"any": True}], "principals": [{"any": True}]}
-    return {"action": "DENY", "policies": {reason: everyone}}
-
-
-def _access_list(consumers: frozenset[str]) -> dict[str, Any]:
-    per_route = {"@type": f"{HTTP}.rbac.v3.RBACPerRoute"}
-    if not consumers:
-        return per_route | {"rbac": {"rules": {"action": "ALLOW"}}}
-    return per_route | {
-        "rbac": {"matcher": _verdict_tree(CLIENT_HEADER, sorted(consumers), "ALLOW", _verdict("GRANT_MISSING", "DENY"))}
-    }
-
-
-def _verdict_tree(
-    header: str, values: list[str], action: str, otherwise: dict[str, Any], name: str = "granted"
-) -> dict[str, Any]:
-    """One hash look-up of a header among `values`."""
-    header_input = {
-        "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-        "header_name": header,
-    }
-    hit = _verdict(name, action)
-    tree = {
-        "input": {"name": header, "typed_config": header_input},
-        "exact_match_map": {"map": dict.fromkeys(values, hit)},
-    }
-    return {"matcher_tree": tree, "on_no_match": otherwise}
-
-
-def _verdict(name: str, action: str) -> dict[str, Any]:
-    typed = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": name, "action": action}
-    return {"action": {"name": name, "typed_config": typed}}
 
 
 # --- who is trusted --------------------------------------------------------------------------------------------------
@@ -239,10 +214,10 @@ def jwt_filter(trust: TrustPolicy) -> Message:
 
 def revoked_filter(trust: TrustPolicy) -> Message:
     """Refuses revoked systems and tokens though their tokens are still valid by themselves."""
-    matcher = _verdict("known", "ALLOW")
+    matcher, taken_back = access.verdict("known", "ALLOW"), access.verdict("TOKEN_REVOKED", "DENY")
     for header, values in ((TOKEN_HEADER, trust.revoked_tokens), (CLIENT_HEADER, trust.revoked_systems)):
         if values:
-            matcher = {"matcher": _verdict_tree(header, sorted(values), "DENY", matcher, "TOKEN_REVOKED")}
+            matcher = {"matcher": access.look_up(header, dict.fromkeys(sorted(values), taken_back), matcher)}
     content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
     if "matcher" in matcher:
         content["matcher"] = matcher["matcher"]
@@ -360,13 +335,15 @@ def _filters() -> list[dict[str, Any]]:
     }
     # Switched off here, configured by each service's route configuration.
     rest = {"@type": f"{HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder", "proto_descriptor_bin": ""}
-    deny = {"@type": f"{HTTP}.rbac.v3.RBAC", "rules": _deny("SERVICE_UNKNOWN")}
+    deny = {"@type": f"{HTTP}.rbac.v3.RBAC", "rules": access.deny("SERVICE_UNKNOWN")}
     return [
         *({"name": name, "typed_config": {"@type": url}} for name, url in typed.items()),
         {"name": REST, "typed_config": rest},
         _discovered(JWT, f"{HTTP}.jwt_authn.v3.JwtAuthentication"),
         _discovered(REVOKED, f"{HTTP}.rbac.v3.RBAC"),
         {"name": GRANTS, "typed_config": deny},
+        {"name": LIMIT, "typed_config": {"@type": f"{HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}},
+        {"name": MASK, "typed_config": masks.in_chain()},
         {"name": "router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}},
     ]
 

@@ -13,11 +13,14 @@ from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.registry.api.agencies import Agencies
 from lgsp.registry.api.endpoints import Endpoints
 from lgsp.registry.api.grants import Grants
+from lgsp.registry.api.groups import Groups
 from lgsp.registry.api.services import Services
 from lgsp.registry.api.systems import Systems
 
 __all__ = ["RegistryServicer"]
 
 
-class RegistryServicer(Agencies, Systems, Services, Endpoints, Grants, registry_pb2_grpc.RegistryServiceServicer):
+class RegistryServicer(
+    Agencies, Systems, Services, Endpoints, Grants, Groups, registry_pb2_grpc.RegistryServiceServicer
+):
     """The whole API; see `Part` for what it is made of."""

@@ -1,42 +1,110 @@
-"""Grants: which consumer may use which methods, for what, and until when."""
+"""Grants as a process: a consumer asks, who decides on the service approves, narrows, refuses or revokes; each step is kept.
+
+requested → active → revoked, requested → refused, requested → revoked (withdrawn). Nothing leads back.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC
+from collections.abc import Mapping
+from typing import Final
+
+from google.protobuf.descriptor import Descriptor
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import contracts, identifiers, paging
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, fresh_id, now, repeated
+from lgsp.registry.grants import EVERYONE, check_narrower, check_subject, check_terms, with_terms
 from lgsp.registry.state import Entry
+
+_MAX_REASON: Final = 500
+_MAX_STEPS: Final = 100
+REQUESTED, ACTIVE = pb.GRANT_STATE_REQUESTED, pb.GRANT_STATE_ACTIVE
+REFUSED, REVOKED = pb.GRANT_STATE_REFUSED, pb.GRANT_STATE_REVOKED
+_WORDS: Final = {REQUESTED: "still asked for", ACTIVE: "in force", REFUSED: "refused", REVOKED: "revoked"}
 
 
 class Grants(Part):
     """The methods about grants."""
 
     async def CreateGrant(self, request: pb.CreateGrantRequest, context: Context) -> pb.CreateGrantResponse:
-        caller, grant = self.operator(context), copied(request.grant)
+        caller, grant = self.operator(context), _without_history(request.grant)
         grant.id = identifiers.check_grant(grant.id or fresh_id(caller, request.operation_id))
         known = self.state.get("grant", grant.id)
-        if known is not None and repeated(known, caller, request.operation_id):
-            done = await self.effective(known.revision, EFFECTIVE_S)
-            return pb.CreateGrantResponse(grant=known.record.grant, revision=known.revision, effective=done)
-        self.need_active_system(grant.consumer)
-        await self._check_methods(grant)
-        _check_validity(grant)
-        kept, revision = await self.create("grant", grant.id, grant, request.operation_id, caller)
+        if known is None:
+            await self._check_grant(grant)
+            _add_step(grant, ACTIVE, caller, "created", "")
+            _, revision = await self.create("grant", grant.id, grant, request.operation_id, caller)
+        else:
+            grant, revision = await self._same_grant(grant, known, caller, request.operation_id)
         done = await self.effective(revision, EFFECTIVE_S)
-        return pb.CreateGrantResponse(grant=kept, revision=revision, effective=done)
+        return pb.CreateGrantResponse(grant=grant, revision=revision, effective=done)
 
-    async def _check_methods(self, grant: pb.Grant) -> None:
-        service = self.need_active_service(grant.service)
-        if not grant.methods:
-            raise BusError("REQUEST_MALFORMED", "a grant names its methods, or `*` for every one")
-        contract = contracts.load_contract(await self.store.get_contract(service.contract_digest))
-        known = {method.name for method in contract.methods(grant.service)}
-        for method in grant.methods:
-            if method not in known and list(grant.methods) != ["*"]:
-                raise BusError("METHOD_UNKNOWN", f"{grant.service} has no method {method[:64]!r}")
+    async def RequestGrant(self, request: pb.RequestGrantRequest, context: Context) -> pb.RequestGrantResponse:
+        caller, grant = self.caller(context), _without_history(request.grant)
+        grant.id = identifiers.check_grant(grant.id or fresh_id(caller, request.operation_id))
+        check_subject(grant)
+        self._need_asker(caller, grant)
+        known = self.state.get("grant", grant.id)
+        if known is not None:
+            kept, revision = await self._same_grant(grant, known, caller, request.operation_id)
+            return pb.RequestGrantResponse(grant=kept, revision=revision)
+        await self._check_grant(grant)
+        _add_step(grant, REQUESTED, caller, "requested", request.reason)
+        _, revision = await self.create("grant", grant.id, grant, request.operation_id, caller)
+        return pb.RequestGrantResponse(grant=grant, revision=revision)
+
+    async def ApproveGrant(self, request: pb.ApproveGrantRequest, context: Context) -> pb.ApproveGrantResponse:
+        caller, entry = self._decider(request.id, context)
+        grant, revision = entry.record.grant, entry.revision
+        if not repeated(entry, caller, request.operation_id):
+            _need_state(grant, REQUESTED)
+            narrowed, detail = await self._narrowed(grant, request.terms)
+            self._need_subject(narrowed)
+            _add_step(narrowed, ACTIVE, caller, "approved", request.reason, detail)
+            grant = narrowed
+            revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
+        done = await self.effective(revision, EFFECTIVE_S)
+        return pb.ApproveGrantResponse(grant=grant, revision=revision, effective=done)
+
+    async def NarrowGrant(self, request: pb.NarrowGrantRequest, context: Context) -> pb.NarrowGrantResponse:
+        caller, entry = self._decider(request.id, context)
+        grant, revision = entry.record.grant, entry.revision
+        if not repeated(entry, caller, request.operation_id):
+            _need_state(grant, ACTIVE)
+            narrowed, detail = await self._narrowed(grant, request.terms)
+            if not detail:
+                raise BusError("GRANT_TERMS_REFUSED", "these terms change nothing")
+            _add_step(narrowed, ACTIVE, caller, "narrowed", _reason(request.reason), detail)
+            grant = narrowed
+            revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
+        done = await self.effective(revision, EFFECTIVE_S)
+        return pb.NarrowGrantResponse(grant=grant, revision=revision, effective=done)
+
+    async def RefuseGrant(self, request: pb.RefuseGrantRequest, context: Context) -> pb.RefuseGrantResponse:
+        caller, entry = self._decider(request.id, context)
+        grant, revision = copied(entry.record.grant), entry.revision
+        if not repeated(entry, caller, request.operation_id):
+            _need_state(grant, REQUESTED)
+            _add_step(grant, REFUSED, caller, "refused", _reason(request.reason))
+            revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
+        return pb.RefuseGrantResponse(grant=grant, revision=revision)
+
+    async def RevokeGrant(self, request: pb.RevokeGrantRequest, context: Context) -> pb.RevokeGrantResponse:
+        caller, entry = self.caller(context), self.need("grant", request.id)
+        grant, revision = entry.record.grant, entry.revision
+        if not self._decides(caller, grant.service) and not self._holds(caller, grant):
+            raise BusError("NOT_OWNER", f"{caller} neither decides on this grant nor holds it")
+        if not grant.HasField("revoked_at"):
+            if grant.state == REFUSED:
+                raise BusError("GRANT_TERMS_REFUSED", "the grant was refused: there is nothing to revoke")
+            grant = copied(grant)
+            grant.revoked_at.CopyFrom(now())
+            grant.revoked_reason = request.reason[:_MAX_REASON]
+            _add_step(grant, REVOKED, caller, "revoked", request.reason)
+            revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
+        done = await self.effective(revision, EFFECTIVE_S)
+        return pb.RevokeGrantResponse(grant=grant, revision=revision, effective=done)
 
     async def GetGrant(self, request: pb.GetGrantRequest, context: Context) -> pb.GetGrantResponse:
         self.caller(context)
@@ -44,35 +112,114 @@ class Grants(Part):
         return pb.GetGrantResponse(grant=entry.record.grant, revision=entry.revision)
 
     async def ListGrants(self, request: pb.ListGrantsRequest, context: Context) -> pb.ListGrantsResponse:
-        self.caller(context)
+        caller = self.caller(context)
+        ending = now().ToNanoseconds() + request.expiring_within.ToNanoseconds()
 
         def wanted(entry: Entry) -> bool:
             grant = entry.record.grant
-            return request.consumer in ("", grant.consumer) and request.service in ("", grant.service)
+            return (
+                request.consumer in ("", grant.consumer)
+                and request.service in ("", grant.service)
+                and request.state in (pb.GRANT_STATE_UNSPECIFIED, grant.state)
+                and (not request.HasField("expiring_within") or _ends_before(grant, ending))
+                and (not request.mine or self._holds(caller, grant) or self._decides(caller, grant.service))
+            )
 
         found, token = paging.page(self.state, "grant", request, wanted)
         return pb.ListGrantsResponse(grants=[each.record.grant for each in found], next_page_token=token)
 
-    async def RevokeGrant(self, request: pb.RevokeGrantRequest, context: Context) -> pb.RevokeGrantResponse:
-        caller, entry = self.operator(context), self.need("grant", request.id)
-        grant, revision = entry.record.grant, entry.revision
-        if not grant.HasField("revoked_at"):
-            grant = copied(grant)
-            grant.revoked_at.CopyFrom(now())
-            grant.revoked_reason = request.reason[:500]
-            revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
-        done = await self.effective(revision, EFFECTIVE_S)
-        return pb.RevokeGrantResponse(grant=grant, revision=revision, effective=done)
+    # --- who decides, who holds --------------------------------------------------------------------------------------
+
+    def _decides(self, caller: str, service: str) -> bool:
+        entry = self.state.get("service", service)
+        deciders = (entry.record.service.provider, *entry.record.service.stewards) if entry else ()
+        return caller in deciders or self.operators(caller)
+
+    def _decider(self, grant: str, context: Context) -> tuple[str, Entry]:
+        caller, entry = self.caller(context), self.need("grant", grant)
+        if not self._decides(caller, entry.record.grant.service):
+            raise BusError("NOT_OWNER", f"{caller} does not decide on grants of {entry.record.grant.service}")
+        return caller, entry
+
+    def _holds(self, caller: str, grant: pb.Grant) -> bool:
+        """True when the grant is the caller's own; one for its agency or a group is not its to give back."""
+        return bool(grant.consumer) and caller == grant.consumer
+
+    def _need_asker(self, caller: str, grant: pb.Grant) -> None:
+        """A system asks for itself or for its agency; for a group an operator asks."""
+        own = caller == grant.consumer or (grant.agency and grant.agency == self.state.agency_of(caller))
+        if not own and not self.operators(caller):
+            raise BusError("NOT_OWNER", f"{caller} asks for itself or its own agency only")
+
+    # --- what a grant says -------------------------------------------------------------------------------------------
+
+    async def _check_grant(self, grant: pb.Grant) -> None:
+        check_subject(grant)
+        self._need_subject(grant)
+        service = self.need_active_service(grant.service)
+        check_terms(grant, service, await self._responses(service))
+
+    def _need_subject(self, grant: pb.Grant) -> None:
+        if grant.consumer:
+            self.need_active_system(grant.consumer)
+        elif grant.agency:
+            grant.agency = self.need_active_agency(grant.agency).id
+        elif grant.group != EVERYONE and self.need("group", grant.group).record.group.HasField("ended_at"):
+            raise BusError("NOT_REGISTERED", f"the group {grant.group} has ended")
+
+    async def _responses(self, service: pb.Service) -> Mapping[str, Descriptor]:
+        contract = contracts.load_contract(await self.store.get_contract(service.contract_digest))
+        return {each.name: contract.pool.FindMessageTypeByName(each.output) for each in contract.methods(service.name)}
+
+    async def _narrowed(self, grant: pb.Grant, terms: pb.Grant) -> tuple[pb.Grant, str]:
+        """The grant under narrower terms, and in words which of them changed."""
+        service = self.need_active_service(grant.service)
+        responses = await self._responses(service)
+        made = with_terms(grant, terms)
+        check_terms(made, service, responses)
+        return made, ", ".join(check_narrower(grant, made, responses))
+
+    async def _same_grant(self, grant: pb.Grant, known: Entry, caller: str, operation_id: str) -> tuple[pb.Grant, int]:
+        """What is there already, when this is the same grant asked for again; ALREADY_EXISTS otherwise."""
+        kept = known.record.grant
+        if not repeated(known, caller, operation_id):
+            if not kept.HasField("revoked_at"):
+                await self._check_grant(grant)
+            if _without_history(kept) != grant:
+                raise BusError("ALREADY_EXISTS", f"the grant {grant.id} exists with other content")
+        return kept, known.revision
 
 
-def _check_validity(grant: pb.Grant) -> None:
-    if grant.HasField("revoked_at") or grant.revoked_reason:
+def _without_history(grant: pb.Grant) -> pb.Grant:
+    """The terms alone; REQUEST_MALFORMED when a new grant says that it was revoked."""
+    made = copied(grant)
+    for name in ("state", "steps"):
+        made.ClearField(name)
+    return made
+
+
+def _add_step(
+    grant: pb.Grant, state: pb.GrantState.ValueType, actor: str, action: str, reason: str, detail: str = ""
+) -> None:
+    if state != REVOKED and (grant.HasField("revoked_at") or grant.revoked_reason):
         raise BusError("REQUEST_MALFORMED", "a grant is revoked with RevokeGrant, not created so")
-    times = [getattr(grant, name) for name in ("not_before", "not_after") if grant.HasField(name)]
-    for time in times:
-        try:
-            time.ToDatetime(tzinfo=UTC)
-        except (ValueError, OverflowError):
-            raise BusError("REQUEST_MALFORMED", "a time of the grant is outside the years 1 to 9999") from None
-    if len(times) == 2 and times[0].ToNanoseconds() >= times[1].ToNanoseconds():
-        raise BusError("REQUEST_MALFORMED", "the grant ends before it begins")
+    if len(grant.steps) >= _MAX_STEPS and state != REVOKED:
+        raise BusError("GRANT_TERMS_REFUSED", f"the grant has {_MAX_STEPS} steps: ask for a new one")
+    grant.state = state
+    step = grant.steps.add(actor=actor, action=action, reason=reason[:_MAX_REASON], detail=detail)
+    step.time.CopyFrom(now())
+
+
+def _need_state(grant: pb.Grant, wanted: pb.GrantState.ValueType) -> None:
+    if grant.state != wanted:
+        raise BusError("GRANT_TERMS_REFUSED", f"the grant is {_WORDS.get(grant.state, 'in force')}")
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise BusError("REQUEST_MALFORMED", "say why: the reason is kept with the grant")
+    return text
+
+
+def _ends_before(grant: pb.Grant, nanoseconds: int) -> bool:
+    return grant.state == ACTIVE and grant.HasField("not_after") and grant.not_after.ToNanoseconds() <= nanoseconds

@@ -1,0 +1,135 @@
+"""Grants in force → what each method lets whom do: consumers, purposes, fields, rates. Pure.
+
+Rule 1: a grant without purposes is the more generous: its consumer calls as it likes.
+Rule 2: what a consumer sees is the union of the grants that its call falls under; a grant without a mask shows the whole.
+Rule 3: fields are judged by the contract in force; a mask that no longer fits it keeps what it still names, and no more.
+Rule 4: a used-up grant allows nothing; its consumer is told so unless another grant lets it through.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import Descriptor
+
+from lgsp.api.errors import BusError
+from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.gateway.xds.policy import FieldRule, Limit
+from lgsp.registry.grants import EVERY_METHOD, EVERYONE
+from lgsp.registry.masks import leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A grant in force and the systems it is for; `everyone` when it is for all."""
+
+    grant: Grant
+    systems: frozenset[str]
+    exhausted: bool = False
+
+    @property
+    def everyone(self) -> bool:
+        return self.grant.group == EVERYONE
+
+    @property
+    def purposes(self) -> frozenset[str]:
+        return frozenset(each.code for each in self.grant.purposes)
+
+    def covers(self, method: str) -> bool:
+        return EVERY_METHOD in self.grant.methods or method in self.grant.methods
+
+    def seen(self, method: str) -> frozenset[str] | None:
+        """The leaves it shows of a method's response; None is the whole."""
+        return next((frozenset(mask.paths) for mask in self.grant.masks if mask.method == method), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the rights say of one method; the fields of a MethodPolicy."""
+
+    consumers: frozenset[str]
+    purposes: tuple[tuple[str, frozenset[str]], ...]
+    everyone: bool
+    exhausted: frozenset[str]
+    fields: tuple[FieldRule, ...]
+
+
+def access(rights: Iterable[Right], method: str, response: Descriptor | None) -> Access:
+    """One method under `rights`; `response` describes what it answers, None when nobody's view is masked."""
+    covering = [right for right in rights if right.covers(method)]
+    usable = [right for right in covering if not right.exhausted]
+    free = frozenset(system for right in usable if not right.grant.purposes for system in right.systems)
+    bound: dict[str, frozenset[str]] = defaultdict(frozenset)
+    for right in usable:
+        for system in (right.systems if right.grant.purposes else frozenset()) - free:
+            bound[system] |= right.purposes
+    spent = frozenset(system for right in covering if right.exhausted for system in right.systems)
+    everyone = any(right.everyone for right in usable)
+    masked = response is not None and not everyone and any(right.seen(method) is not None for right in usable)
+    return Access(
+        consumers=free,
+        purposes=tuple(sorted(bound.items())),
+        everyone=everyone,
+        exhausted=spent - free - bound.keys(),
+        fields=_fields(usable, method, response) if masked and response is not None else (),
+    )
+
+
+def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[FieldRule, ...]:
+    """A rule for each leaf; a message whose leaves all have the same keepers is one rule, so that no empty shell stays."""
+    try:
+        paths = leaves(response)
+    except BusError:
+        # The contract became recursive: nothing is told apart any more, so nothing is shown.
+        return tuple(FieldRule(field.name) for field in response.fields)
+    rules = {path: _keepers(rights, method, path) for path in paths}
+    return tuple(FieldRule(path, *kept) for path, kept in _collapsed(rules).items())
+
+
+_Keepers = tuple[frozenset[str], tuple[tuple[str, frozenset[str]], ...]]
+
+
+def _keepers(rights: list[Right], method: str, leaf: str) -> _Keepers:
+    always: set[str] = set()
+    by_purpose: dict[str, set[str]] = defaultdict(set)
+    for right in rights:
+        seen = right.seen(method)
+        if seen is None or leaf in seen:
+            if not right.grant.purposes:
+                always |= right.systems
+            for purpose in right.purposes:
+                by_purpose[purpose] |= right.systems
+    return frozenset(always), tuple((purpose, frozenset(named)) for purpose, named in sorted(by_purpose.items()))
+
+
+def _collapsed(rules: Mapping[str, _Keepers]) -> dict[str, _Keepers]:
+    """Leaves under one parent with equal keepers become the parent, from the inside out."""
+    found = dict(rules)
+    parents = {path[:at] for path in rules for at, letter in enumerate(path) if letter == "."}
+    for parent in sorted(parents, key=lambda each: -each.count(".")):
+        below = [path for path in found if path.startswith(f"{parent}.")]
+        keepers = {found[path] for path in below}
+        if len(keepers) == 1:
+            for path in below:
+                del found[path]
+            found[parent] = keepers.pop()
+    return found
+
+
+def limits(rights: Iterable[Right], methods: Iterable[str]) -> tuple[Limit, ...]:
+    """The buckets of a service: one for each consumer and grant with a rate, without methods that it has unbounded."""
+    known, usable = tuple(methods), [right for right in rights if not right.exhausted]
+    unbounded: dict[str, set[str]] = defaultdict(set)
+    for right in usable:
+        if not right.grant.rate:
+            for system in right.systems:
+                unbounded[system].update(method for method in known if right.covers(method))
+    rates: dict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+    for right in usable:
+        for system in right.systems if right.grant.rate else ():
+            bounded = tuple(m for m in known if right.covers(m) and m not in unbounded[system])
+            if bounded:
+                rates[system, bounded] += right.grant.rate
+    return tuple(Limit(system, bounded, rate) for (system, bounded), rate in sorted(rates.items()))

@@ -1,0 +1,118 @@
+"""What a consumer sees: Envoy's proto_api_scrubber removes every leaf of a response that its grants do not name.
+
+The default is to remove: a leaf stays only for the consumers named with it, so what a later contract adds is hidden. The
+scrubber knows `application/grpc` alone and no compression; the routes let nothing else through. Providers on our SDK mask
+first; this is the second wall.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lgsp.gateway.xds import access
+from lgsp.gateway.xds.access import CLIENT_HEADER, PURPOSE_HEADER
+from lgsp.gateway.xds.policy import FieldRule, ServicePolicy
+
+_HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
+_MATCHING: Final = "type.googleapis.com/envoy.extensions.common.matching.v3"
+_HEADER: Final = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
+_REMOVE: Final = {
+    "name": "remove",
+    "typed_config": {"@type": f"{_HTTP}.proto_api_scrubber.v3.RemoveFieldAction"},
+}
+
+
+def needed(service: ServicePolicy) -> bool:
+    """True when somebody sees less than the whole of some response."""
+    return any(method.fields for method in service.methods)
+
+
+def in_chain() -> dict[str, Any]:
+    """The filter's place in the listener's chain: without a route's own configuration it does nothing."""
+    never = {
+        "predicate": {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"exact": "nobody"}}},
+        "on_match": {
+            "action": {
+                "name": "skip",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
+                },
+            }
+        },
+    }
+    return {
+        "@type": f"{_MATCHING}.ExtensionWithMatcher",
+        "extension_config": {"name": "composite", "typed_config": {"@type": f"{_HTTP}.composite.v3.Composite"}},
+        "xds_matcher": {"matcher_list": {"matchers": [never]}},
+    }
+
+
+def per_host(service: ServicePolicy) -> dict[str, Any]:
+    """The service's scrubber."""
+    scrubber = {
+        "@type": f"{_HTTP}.proto_api_scrubber.v3.ProtoApiScrubberConfig",
+        "descriptor_set": {"data_source": {"inline_bytes": base64.b64encode(service.contract).decode()}},
+        "restrictions": {"method_restrictions": _restrictions(service)},
+    }
+    run = {
+        "@type": f"{_HTTP}.composite.v3.ExecuteFilterAction",
+        "typed_config": {"name": "scrubber", "typed_config": scrubber},
+    }
+    return {
+        "@type": f"{_MATCHING}.ExtensionWithMatcherPerRoute",
+        "xds_matcher": {"on_no_match": {"action": {"name": "mask", "typed_config": run}}},
+    }
+
+
+def compressed_route(service: str, method: str, grants: str) -> dict[str, Any]:
+    """Refuses calls with compressed messages."""
+    compressed = {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True}
+    return {
+        "name": f"{service}/{method} compressed",
+        "match": {
+            "path": f"/{service}/{method}",
+            "headers": [{"name": "grpc-encoding", "present_match": True}, compressed],
+        },
+        "route": {"cluster": service, "timeout": "0s"},
+        "typed_per_filter_config": {grants: access.refuse_all("ENCODING_REFUSED")},
+    }
+
+
+def _restrictions(service: ServicePolicy) -> dict[str, Any]:
+    return {
+        f"/{service.name}/{method.name}": {
+            "response_field_restrictions": {rule.path: {"matcher": _unless_kept(rule)} for rule in method.fields}
+        }
+        for method in service.methods
+        if method.fields
+    }
+
+
+def _unless_kept(rule: FieldRule) -> dict[str, Any]:
+    """Remove the leaf, unless the consumer keeps it; one that nobody keeps goes for all."""
+    keepers = [_one_of(CLIENT_HEADER, rule.consumers)] if rule.consumers else []
+    keepers += [
+        {"and_matcher": {"predicate": [_one_of(PURPOSE_HEADER, [purpose]), _one_of(CLIENT_HEADER, consumers)]}}
+        for purpose, consumers in rule.by_purpose
+    ]
+    if not keepers:
+        return {"on_no_match": {"action": _REMOVE}}
+    kept = keepers[0] if len(keepers) == 1 else {"or_matcher": {"predicate": keepers}}
+    return {"matcher_list": {"matchers": [{"predicate": {"not_matcher": kept}, "on_match": {"action": _REMOVE}}]}}
+
+
+def _one_of(header: str, values: Iterable[str]) -> dict[str, Any]:
+    pattern = "|".join(re.escape(each) for each in sorted(values))
+    return {
+        "single_predicate": {
+            "input": _input(header),
+            "value_match": {"safe_regex": {"google_re2": {}, "regex": f"({pattern})"}},
+        }
+    }
+
+
+def _input(header: str) -> dict[str, Any]:
+    return {"name": header, "typed_config": {"@type": _HEADER, "header_name": header}}
