@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 from typing import Final
 
@@ -78,7 +78,9 @@ def _check_limits(grant: pb.Grant) -> None:
 
 def check_validity(grant: pb.Grant) -> None:
     """The times are times, and in order."""
-    times = [getattr(grant, name) for name in ("not_before", "not_after") if grant.HasField(name)]
+    set_fields = {field.name: value for field, value in grant.ListFields()}
+    given = {field.name: value for field, value in grant.ListFields()}
+    times = [given[name] for name in ("not_before", "not_after") if name in given]
     for time in times:
         try:
             time.ToDatetime(tzinfo=UTC)
@@ -137,8 +139,14 @@ def _comparisons(old: pb.Grant, new: pb.Grant, methods: frozenset[str]) -> list[
         ("masks", all(_seen_less(old, new, method) for method in has)),
         ("rate", not old.rate or 0 < new.rate <= old.rate),
         ("daily_quota", not old.daily_quota or 0 < new.daily_quota <= old.daily_quota),
-        ("not_before", not old.HasField("not_before") or _nanoseconds(old, new, "not_before", lambda a, b: b >= a)),
-        ("not_after", not old.HasField("not_after") or _nanoseconds(old, new, "not_after", lambda a, b: b <= a)),
+        (
+            "not_before",
+            not old.HasField("not_before") or new.not_before.ToNanoseconds() >= old.not_before.ToNanoseconds(),
+        ),
+        (
+            "not_after",
+            not old.HasField("not_after") or 0 < new.not_after.ToNanoseconds() <= old.not_after.ToNanoseconds(),
+        ),
     ]
 
 
@@ -150,10 +158,6 @@ def _seen_less(old: pb.Grant, new: pb.Grant, method: str) -> bool:
     before = next((frozenset(mask.paths) for mask in old.masks if mask.method == method), None)
     after = next((frozenset(mask.paths) for mask in new.masks if mask.method == method), None)
     return before is None or (after is not None and after <= before)
-
-
-def _nanoseconds(old: pb.Grant, new: pb.Grant, name: str, holds: Callable[[int, int], bool]) -> bool:
-    return new.HasField(name) and holds(getattr(old, name).ToNanoseconds(), getattr(new, name).ToNanoseconds())
 
 
 def check_group(group: pb.Group) -> None:

@@ -26,7 +26,7 @@ from tests.support.nats_server import running_nats, until
 
 # --- who -------------------------------------------------------------------------------------------------------------
 
-FOR_OPERATORS = ("CreateAgency", "CreateGrant", "CreateSystem", "RevokeAgency", "RevokeGrant", "RevokeSystem")
+FOR_OPERATORS = ("CreateAgency", "CreateGrant", "CreateSystem", "RevokeAgency", "RevokeSystem")
 
 
 @pytest.mark.parametrize("rpc", RPCS)

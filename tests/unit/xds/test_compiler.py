@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import Grant, NodeKey, Service, System, TokenRevocation
 from lgsp.gateway import compiler
+from lgsp.gateway.rights import Right
 from tests.support.edge import CONTRACT, SERVICE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,8 +25,12 @@ def stamp(offset_s: float) -> Timestamp:
     return made
 
 
-def consumers(*grants: Grant, revoked: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
-    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, grants, revoked, [], NOW)
+def right(grant: Grant) -> Right:
+    return Right(grant, frozenset({grant.consumer}))
+
+
+def consumers(*grants: Grant) -> dict[str, frozenset[str]]:
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, map(right, grants), [], NOW)
     return {method.name: method.consumers for method in made.methods}
 
 
@@ -38,8 +45,14 @@ def test_a_grant_opens_its_methods_only():
     assert got["GetProvince"] == {"H26/b"}
 
 
-def test_revoked_systems_lose_every_grant():
-    assert not any(consumers(Grant(consumer="H26/a", methods=["*"]), revoked=frozenset({"H26/a"})).values())
+def test_a_grant_that_is_for_nobody_opens_nothing():
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [Right(Grant(methods=["*"]), frozenset())], [], NOW)
+    assert not any(method.consumers or method.everyone for method in made.methods)
+
+
+@pytest.mark.parametrize("state", [pb.GRANT_STATE_REQUESTED, pb.GRANT_STATE_REFUSED, pb.GRANT_STATE_REVOKED])
+def test_only_an_approved_grant_holds(state):
+    assert not compiler.holds(Grant(consumer="H26/a", methods=["*"], state=state), NOW)
 
 
 @given(begin=st.none() | st.integers(-5, 5), end=st.none() | st.integers(-5, 5), revoked=st.booleans())
@@ -59,7 +72,7 @@ def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked
 
 
 def test_methods_carry_what_the_contract_says():
-    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], frozenset(), ["b:2", "a:1", "a:1"], NOW)
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], ["b:2", "a:1", "a:1"], NOW)
     found = {method.name: (method.streaming, method.idempotent) for method in made.methods}
     assert found["GetWard"] == (False, True)
     assert found["StreamWards"] == (True, True)

@@ -1,0 +1,105 @@
+"""Grants in force → who calls what, for what, seeing which fields, how often."""
+
+from __future__ import annotations
+
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.gateway.rights import Right, access, limits
+from lgsp.gateway.xds.policy import Limit
+
+FILE = """
+name: "r.proto" package: "r" syntax: "proto3"
+message_type { name: "Answer"
+  field { name: "id" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "home" number: 2 type: TYPE_MESSAGE type_name: ".r.Home" label: LABEL_REPEATED } }
+message_type { name: "Home"
+  field { name: "street" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+  field { name: "ward" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL } }
+message_type { name: "Loop"
+  field { name: "id" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "next" number: 2 type: TYPE_MESSAGE type_name: ".r.Loop" label: LABEL_OPTIONAL } }
+"""
+POOL = DescriptorPool()
+POOL.Add(text_format.Parse(FILE, FileDescriptorProto()))
+ANSWER, LOOP = POOL.FindMessageTypeByName("r.Answer"), POOL.FindMessageTypeByName("r.Loop")
+
+
+def right(*systems: str, exhausted: bool = False, **terms: object) -> Right:
+    return Right(Grant(**({"methods": ["*"]} | terms)), frozenset(systems), exhausted)
+
+
+def seen(*paths: str) -> dict:
+    return {"masks": [{"method": "Get", "paths": paths}]}
+
+
+def keepers(*rights: Right) -> dict[str, set[str]]:
+    return {rule.path: set(rule.consumers) for rule in access(rights, "Get", ANSWER).fields}
+
+
+def test_a_purpose_binds_unless_another_grant_is_free_of_it():
+    p, q = {"purposes": [{"code": "p"}]}, {"purposes": [{"code": "q"}]}
+    found = access([right("a", **p), right("a", **q), right("b", **p), right("b")], "Get", None)
+    assert (found.consumers, dict(found.purposes)) == ({"b"}, {"a": {"p", "q"}})
+
+
+def test_without_a_mask_there_are_no_rules():
+    assert keepers(right("a")) == {}
+
+
+def test_a_message_nobody_sees_goes_whole():
+    assert keepers(right("a", **seen("id"))) == {"id": {"a"}, "home": set()}
+
+
+def test_a_message_seen_in_part_is_ruled_leaf_by_leaf():
+    got = keepers(right("a", **seen("id", "home.ward")), right("b"))
+    assert got == {"id": {"a", "b"}, "home.street": {"b"}, "home.ward": {"a", "b"}}
+
+
+def test_two_grants_show_what_either_shows():
+    assert keepers(right("a", **seen("id")), right("a", **seen("home.ward", "home.street"))) == {
+        "id": {"a"},
+        "home": {"a"},
+    }
+
+
+def test_fields_by_purpose_stay_apart():
+    rules = access(
+        [right("a", purposes=[{"code": "p"}], **seen("id")), right("a", purposes=[{"code": "q"}])], "Get", ANSWER
+    ).fields
+    assert {rule.path: dict(rule.by_purpose) for rule in rules} == {
+        "id": {"p": {"a"}, "q": {"a"}},
+        "home": {"q": {"a"}},
+    }
+
+
+def test_a_field_that_the_contract_gains_is_in_no_mask():
+    grown = text_format.Parse(FILE, FileDescriptorProto())
+    grown.message_type[1].field.add(name="secret", number=3, type=9, label=1)
+    pool = DescriptorPool()
+    pool.Add(grown)
+    rules = access(
+        [right("a", **seen("id", "home.street", "home.ward"))], "Get", pool.FindMessageTypeByName("r.Answer")
+    )
+    assert {rule.path for rule in rules.fields if not rule.consumers} == {"home.secret"}
+
+
+def test_a_contract_that_became_recursive_shows_nothing():
+    rules = access([right("a", **seen("id"))], "Get", LOOP).fields
+    assert [(rule.path, rule.consumers) for rule in rules] == [("id", frozenset()), ("next", frozenset())]
+
+
+def test_a_used_up_grant_is_named_unless_another_lets_through():
+    spent = right("a", "b", exhausted=True)
+    found = access([spent, right("b")], "Get", None)
+    assert (found.consumers, found.exhausted) == ({"b"}, {"a"})
+
+
+def test_a_rate_is_for_the_methods_that_are_not_unbounded():
+    bounded = right("a", methods=["Get", "List"], rate=5)
+    assert limits([bounded], ["Get", "List", "Drop"]) == (Limit("a", ("Get", "List"), 5),)
+    assert limits([bounded, right("a", methods=["List"])], ["Get", "List"]) == (Limit("a", ("Get",), 5),)
+    assert limits([bounded, bounded], ["Get", "List"]) == (Limit("a", ("Get", "List"), 10),)
+    assert limits([bounded, right("a")], ["Get", "List"]) == ()
