@@ -45,14 +45,21 @@ def new_operation() -> str:
 
 
 def listed(
-    session: Session, as_json: bool, verb: str, request: Message, field: str, columns: dict[str, str], none: str
+    session: Session,
+    as_json: bool,
+    verb: str,
+    request: Message,
+    field: str,
+    columns: dict[str, str],
+    none: str,
+    readable: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
 ) -> None:
     with session.channel() as channel:
         rows = [as_dict(each) for each in every_page(getattr(RegistryServiceStub(channel), verb), request, field)]
     if as_json:
         print_json({field: rows})
     else:
-        print_table(columns, rows, none)
+        print_table(columns, [readable(row) for row in rows], none)
 
 
 def done(session: Session, as_json: bool, verb: str, request: Message, field: str) -> None:

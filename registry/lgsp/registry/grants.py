@@ -8,6 +8,7 @@ from datetime import UTC
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
@@ -78,7 +79,6 @@ def _check_limits(grant: pb.Grant) -> None:
 
 def check_validity(grant: pb.Grant) -> None:
     """The times are times, and in order."""
-    set_fields = {field.name: value for field, value in grant.ListFields()}
     given = {field.name: value for field, value in grant.ListFields()}
     times = [given[name] for name in ("not_before", "not_after") if name in given]
     for time in times:
@@ -139,14 +139,8 @@ def _comparisons(old: pb.Grant, new: pb.Grant, methods: frozenset[str]) -> list[
         ("masks", all(_seen_less(old, new, method) for method in has)),
         ("rate", not old.rate or 0 < new.rate <= old.rate),
         ("daily_quota", not old.daily_quota or 0 < new.daily_quota <= old.daily_quota),
-        (
-            "not_before",
-            not old.HasField("not_before") or new.not_before.ToNanoseconds() >= old.not_before.ToNanoseconds(),
-        ),
-        (
-            "not_after",
-            not old.HasField("not_after") or 0 < new.not_after.ToNanoseconds() <= old.not_after.ToNanoseconds(),
-        ),
+        ("not_before", not old.HasField("not_before") or _ns(new.not_before) >= _ns(old.not_before)),
+        ("not_after", not old.HasField("not_after") or 0 < _ns(new.not_after) <= _ns(old.not_after)),
     ]
 
 
@@ -158,6 +152,10 @@ def _seen_less(old: pb.Grant, new: pb.Grant, method: str) -> bool:
     before = next((frozenset(mask.paths) for mask in old.masks if mask.method == method), None)
     after = next((frozenset(mask.paths) for mask in new.masks if mask.method == method), None)
     return before is None or (after is not None and after <= before)
+
+
+def _ns(time: Timestamp) -> int:
+    return time.ToNanoseconds()
 
 
 def check_group(group: pb.Group) -> None:
