@@ -28,9 +28,10 @@ from lgsp.registry.contracts import load_contract
     metavar="FILE",
     help="A descriptor set, instead of the registry's.",
 )
+@click.option("--purpose", default="", metavar="CODE", help="What for, when the grant names purposes.")
 @click.option("-v", "--verbose", is_flag=True, help="Say the request id on standard error.")
 @click.argument("method", metavar="SERVICE/METHOD")
-def call(session: Session, data: str, contract: Path | None, verbose: bool, method: str) -> None:
+def call(session: Session, data: str, contract: Path | None, purpose: str, verbose: bool, method: str) -> None:
     """Call a unary or server-streaming method; each answer is one line of JSON.
 
     \b
@@ -46,7 +47,9 @@ def call(session: Session, data: str, contract: Path | None, verbose: bool, meth
     found = _method(content, service, name)
     request = _request(found, text)
     with session.channel() as channel:
-        _invoke(channel, found, f"/{service}/{name}", request, verbose)
+        _invoke(
+            channel, found, f"/{service}/{name}", request, (("x-lgsp-purpose", purpose),) if purpose else (), verbose
+        )
 
 
 def _read(data: str) -> str:
@@ -88,16 +91,23 @@ def _request(method: MethodDescriptor, text: str) -> Any:
     return request
 
 
-def _invoke(channel: grpc.Channel, method: MethodDescriptor, path: str, request: Any, verbose: bool) -> None:
+def _invoke(
+    channel: grpc.Channel,
+    method: MethodDescriptor,
+    path: str,
+    request: Any,
+    metadata: tuple[tuple[str, str], ...],
+    verbose: bool,
+) -> None:
     answer = message_factory.GetMessageClass(method.output_type)
     kind = channel.unary_stream if method.server_streaming else channel.unary_unary
     stub = kind(path, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString)
     if method.server_streaming:
-        running: Any = stub(request)
+        running: Any = stub(request, metadata=metadata)
         for each in running:
             _print(each)
     else:
-        each, running = stub.with_call(request)  # type: ignore[union-attr]
+        each, running = stub.with_call(request, metadata=metadata)  # type: ignore[union-attr]
         _print(each)
     if verbose:
         found = next((value for key, value in running.initial_metadata() if key == "x-request-id"), "none")

@@ -112,9 +112,10 @@ def with_terms(grant: pb.Grant, terms: pb.Grant) -> pb.Grant:
     for name in ("rate", "daily_quota"):
         if getattr(terms, name):
             setattr(made, name, getattr(terms, name))
-    for name in ("not_before", "not_after"):
-        if terms.HasField(name):
-            getattr(made, name).CopyFrom(getattr(terms, name))
+    if terms.HasField("not_before"):
+        made.not_before.CopyFrom(terms.not_before)
+    if terms.HasField("not_after"):
+        made.not_after.CopyFrom(terms.not_after)
     return made
 
 

@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from lgsp.api.errors import BusError
 
-REGISTRY, CONTRACTS, ONCE = "REGISTRY", "CONTRACTS", "ONCE"
+REGISTRY, CONTRACTS, ONCE, USAGE = "REGISTRY", "CONTRACTS", "ONCE", "USAGE"
 INCARNATION: Final = "lgsp-incarnation"
 _NANOSECONDS: Final = 1_000_000_000
 _NOT_FOUND: Final = 10059
@@ -27,6 +27,14 @@ STREAMS: Final[dict[str, dict[str, Any]]] = {
     REGISTRY: _DURABLE | {"subjects": ["registry.>"], "max_bytes": 8 << 30, "deny_delete": True, "allow_atomic": True},
     CONTRACTS: _DURABLE | {"subjects": ["contract.*"], "max_bytes": 4 << 30, "max_msgs_per_subject": 1},
     ONCE: _DURABLE | {"subjects": ["once.*"], "max_bytes": 1 << 30, "deny_purge": False, "max_age": 900 * _NANOSECONDS},
+    USAGE: _DURABLE
+    | {
+        "subjects": ["usage.>"],
+        "max_bytes": 1 << 30,
+        "max_msgs_per_subject": 1,
+        "deny_purge": False,
+        "max_age": 40 * 86_400 * _NANOSECONDS,
+    },
 }
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
@@ -33,6 +34,7 @@ from lgsp.gateway.oauth.app import OAuthApp
 from lgsp.gateway.oauth.keys import SigningKeys
 from lgsp.gateway.oauth.server import AuthorizationServer
 from lgsp.gateway.settings import Settings
+from lgsp.gateway.usage.ledger import Ledger
 from lgsp.gateway.xds import cache
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
@@ -70,6 +72,14 @@ class Control:
             issuer=settings.issuer,
             live=self.leases.live,
             sockets=dict.fromkeys(founding.PLATFORM, str(settings.api_socket)),
+            exhausted=lambda grant: self.usage.exhausted(grant),
+        )
+        self.usage = Ledger(
+            settings.node,
+            settings.access_log,
+            settings.layout.root / "usage.bin",
+            self._connect,
+            changed=self.publisher.touch,
         )
         self.keys = SigningKeys(settings.layout.keys, settings.node, self._publish_key)
         self.oauth = OAuthApp(self._authorization_server(), self.store, self._revoke_token)
@@ -83,6 +93,8 @@ class Control:
         self.keys.load()
         self.store.listen(self.publisher.note)
         self.store.listen(self._follow_endpoints)
+        self.store.listen(self._follow_quotas)
+        self._follow_quotas(Change("grant", key, each, None) for key, each in self.store.state.all("grant").items())
         self.store.on_leases(self._take_leases)
         self.store.on_outage_over(self.leases.forgive)
         async with contextlib.AsyncExitStack() as stack:
@@ -93,6 +105,7 @@ class Control:
                     group.create_task(each)
                 group.create_task(self._rotate_daily())
                 group.create_task(self._write_copy())
+                group.create_task(self.usage.run())
                 log.info("control process serves", node=self.settings.node)
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -191,6 +204,12 @@ class Control:
                 self.leases.drop(change.key)
             elif change.kind == "endpoint" and change.entry and self.store.synced.is_set():
                 self.leases.beat(change.key)
+
+    def _follow_quotas(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.kind == "grant" and change.entry:
+                grant = change.entry.record.grant
+                self.usage.watch(grant, functools.partial(self.store.state.members, grant))
 
     def _take_leases(self, node: str, ages: dict[str, float]) -> None:
         for endpoint, age in ages.items():

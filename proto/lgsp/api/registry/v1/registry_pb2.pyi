@@ -655,7 +655,7 @@ class Grant(_message.Message):
     rate: _builtins.int
     """Calls a second and node; 0 is without limit."""
     daily_quota: _builtins.int
-    """Calls a day (UTC+7) over all nodes; 0 is without limit."""
+    """Calls of its methods a day (UTC+7), over all nodes and whichever grant let them through; 0 is without limit."""
     state: Global___GrantState.ValueType
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

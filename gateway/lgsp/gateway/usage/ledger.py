@@ -1,0 +1,252 @@
+"""The usage of all nodes: this node's counts from its call records, the others' by NATS; and whose daily quota is used up.
+
+Bounds: a call is counted within half a second of its end, told to the other nodes within two seconds more. A quota is
+therefore overrun by what its consumer calls in that time, and by its streams that still run. Without NATS each node counts
+for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import zlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from lgsp.api.registry.v1.registry_pb2 import Grant, Use
+from lgsp.gateway.datadir import write_private
+from lgsp.gateway.errors import DataDirError
+from lgsp.gateway.usage import records
+from lgsp.gateway.usage.counts import Counts, Key, Tally, by_service, day_of, dump, load
+from lgsp.registry import streams
+
+log = structlog.get_logger("lgsp.usage")
+READ_EVERY_S: Final = 0.25
+TELL_EVERY_S: Final = 2.0
+_PARTS: Final = 16
+
+
+class _Kept(msgspec.Struct):
+    """What the node keeps on disk: how far it read, and day → tallies."""
+
+    position: records.Position
+    days: dict[str, bytes]
+
+
+class Ledger:
+    """`connect` gives a NATS client of the CORE account; `changed` is told the services whose grants' quota came to or
+    left its end."""
+
+    def __init__(
+        self,
+        node: str,
+        access_log: Path,
+        kept: Path,
+        connect: Callable[..., Awaitable[Client]],
+        changed: Callable[[set[str]], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._node, self._log, self._kept, self._connect = node, access_log, kept, connect
+        self._changed, self._now = changed, now
+        self._position, self._own = records.Position(), Counts()
+        # node → day → part → tallies
+        self._others: dict[tuple[str, str, str], dict[Key, Tally]] = {}
+        self._dirty: set[tuple[str, int]] = set()
+        self._unsaved = False
+        self._quotas: dict[str, tuple[Grant, Callable[[], frozenset[str]]]] = {}
+        self._exhausted: frozenset[str] = frozenset()
+        self._restore()
+
+    # --- what others ask ---------------------------------------------------------------------------------------------
+
+    def exhausted(self, grant: str) -> bool:
+        """True when the grant's calls of this day are used up."""
+        return grant in self._exhausted
+
+    def watch(self, grant: Grant, systems: Callable[[], frozenset[str]]) -> None:
+        """Keep an eye on a grant's quota; one without a quota is forgotten."""
+        if grant.daily_quota and not grant.HasField("revoked_at"):
+            self._quotas[grant.id] = (grant, systems)
+        else:
+            self._quotas.pop(grant.id, None)
+
+    def uses(self, service: str) -> list[Use]:
+        """Who called which method of the service in the last 30 days, over all nodes."""
+        calls: dict[tuple[str, str], list[Tally]] = defaultdict(list)
+        for _, tallies in self._all():
+            for key, tally in tallies.items():
+                if key.service == service:
+                    calls[key.consumer, key.method].append(tally)
+        return [_use(*named, tallies) for named, tallies in sorted(calls.items())]
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Count and tell until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._count())
+            group.create_task(self._share())
+
+    async def _count(self) -> None:
+        while True:
+            self._read()
+            self._judge()
+            await asyncio.sleep(READ_EVERY_S)
+
+    def _read(self) -> None:
+        for key, time in records.read(self._log, self._position):
+            day = self._own.add(key, time)
+            self._dirty.add((day, _part(key.service)))
+            self._unsaved = True
+
+    def _judge(self) -> None:
+        """Find out whose day is over or has begun anew."""
+        today, spent = day_of(self._now()), set[str]()
+        if self._quotas:
+            calls = self._today(today)
+            spent = {
+                name for name, (grant, who) in self._quotas.items() if _calls(grant, who(), calls) >= grant.daily_quota
+            }
+        differing = self._exhausted ^ spent
+        self._exhausted = frozenset(spent)
+        services = {self._quotas[name][0].service for name in differing if name in self._quotas}
+        if services:
+            log.info("daily quotas changed", grants=sorted(differing))
+            self._changed(services)
+
+    def _today(self, today: str) -> Mapping[str, dict[Key, int]]:
+        """Service → key → calls over all nodes."""
+        wanted, found = {grant.service for grant, _ in self._quotas.values()}, dict[str, dict[Key, int]]()
+        for day, tallies in self._all():
+            if day != today:
+                continue
+            for key, tally in tallies.items():
+                if key.service in wanted:
+                    service = found.setdefault(key.service, {})
+                    service[key] = service.get(key, 0) + tally.calls
+        return found
+
+    def _all(self) -> Iterable[tuple[str, Mapping[Key, Tally]]]:
+        yield from self._own.days.items()
+        for (_, day, _), tallies in self._others.items():
+            yield day, tallies
+
+    # --- the other nodes ---------------------------------------------------------------------------------------------
+
+    async def _share(self) -> None:
+        while True:
+            client: Client | None = None
+            try:
+                client = await self._connect()
+                await self._follow(client)
+                while client.is_connected:
+                    await self._tell(client)
+                    await asyncio.sleep(TELL_EVERY_S)
+            except (nats.errors.Error, OSError, TimeoutError, streams.JetStreamError) as error:
+                log.info("usage not shared", why=type(error).__name__)
+            finally:
+                await asyncio.shield(_close(client))
+                await asyncio.shield(self._save())
+            await asyncio.sleep(TELL_EVERY_S)
+
+    async def _follow(self, client: Client) -> None:
+        """Take what the others told last, and what they tell from now on."""
+        inbox = client.new_inbox()
+        await client.subscribe(inbox, cb=self._take)
+        config = {
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "inactive_threshold": 30_000_000_000,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        await streams.api(client, f"CONSUMER.CREATE.{streams.USAGE}", {"stream_name": streams.USAGE, "config": config})
+
+    async def _take(self, message: Msg) -> None:
+        _, node, day, part = message.subject.split(".")
+        if node == _token(self._node):
+            return
+        with contextlib.suppress(msgspec.MsgspecError, zlib.error):
+            self._others[node, day, part] = load(zlib.decompress(message.data))
+
+    async def _tell(self, client: Client) -> None:
+        self._own.forget(day_of(self._now()))
+        dirty, self._dirty = self._dirty, set()
+        try:
+            while dirty:
+                day, part = next(iter(dirty))
+                tallies = {k: t for k, t in self._own.days.get(day, {}).items() if _part(k.service) == part}
+                subject = f"usage.{_token(self._node)}.{day}.{part}"
+                reply = await client.request(subject, zlib.compress(dump(tallies)), timeout=5)
+                if b'"error"' in reply.data:
+                    raise streams.JetStreamError(0, reply.data.decode(errors="replace")[:200])
+                dirty.discard((day, part))
+        finally:
+            self._dirty |= dirty
+        await self._save()
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        if not self._unsaved:
+            return
+        self._unsaved = False
+        days = {day: dump(tallies) for day, tallies in self._own.days.items()}
+        content = msgspec.msgpack.encode(_Kept(self._position, days))
+        try:
+            await asyncio.to_thread(write_private, self._kept, content)
+        except DataDirError as error:
+            self._unsaved = True
+            log.error("usage not kept", why=str(error))
+
+    def _restore(self) -> None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            kept = msgspec.msgpack.decode(self._kept.read_bytes(), type=_Kept)
+            self._own = Counts({day: load(content) for day, content in kept.days.items()})
+            self._position = kept.position
+            self._dirty = {
+                (day, _part(service)) for day, each in self._own.days.items() for service, _ in by_service(each)
+            }
+
+
+def _calls(grant: Grant, systems: frozenset[str], calls: Mapping[str, Mapping[Key, int]]) -> int:
+    """Calls of the day that fall under the grant."""
+    codes = {purpose.code for purpose in grant.purposes}
+    return sum(
+        number
+        for key, number in calls.get(grant.service, {}).items()
+        if key.consumer in systems
+        and ("*" in grant.methods or key.method in grant.methods)
+        and (not codes or key.purpose in codes)
+    )
+
+
+def _use(consumer: str, method: str, tallies: list[Tally]) -> Use:
+    made = Use(consumer=consumer, method=method, calls_30_days=sum(each.calls for each in tallies))
+    made.last_called_at.FromMilliseconds(max(each.last_ms for each in tallies))
+    return made
+
+
+def _part(service: str) -> int:
+    return zlib.crc32(service.encode()) % _PARTS
+
+
+def _token(node: str) -> str:
+    """A node's name as one token of a subject."""
+    return "".join(letter if letter.isalnum() else "_" for letter in node)
+
+
+async def _close(client: Any) -> None:
+    if client is not None:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await client.close()
