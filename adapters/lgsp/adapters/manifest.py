@@ -194,7 +194,7 @@ def compile_proto(source: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "contract.binpb"
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{source.parent}", f"-I{ours}", f"-I{common}"]
-        command += [f"-I{well_known}", "--include_imports", f"-o{out}", source.name]
+        command += [f"-I{well_known}", "--include_imports", "--include_source_info", f"-o{out}", source.name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
             raise BusError("CONTRACT_INVALID", _first_errors(done.stderr))

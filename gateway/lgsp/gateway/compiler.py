@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lgsp.api.registry.v1.registry_pb2 import (
     GRANT_STATE_ACTIVE,
     GRANT_STATE_UNSPECIFIED,
+    LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
     Service,
@@ -25,11 +26,12 @@ from lgsp.api.registry.v1.registry_pb2 import (
     TokenRevocation,
 )
 from lgsp.gateway.rights import Right, access, limits
-from lgsp.gateway.xds.policy import MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry.contracts import load_contract
 
 # Grants that were made before they had states have none.
 _IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
+UNARY_MS = 30_000
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT,
@@ -45,11 +47,13 @@ def service_policy(
     declared = _declared(contract, service.name)
     return ServicePolicy(
         name=service.name,
-        methods=tuple(_method(method, rights, contract if masked else None) for method in declared),
+        methods=tuple(_method(method, rights, service, contract if masked else None) for method in declared),
         endpoints=tuple(sorted(set(addresses))),
         contract=contract,
         browser_origins=tuple(service.browser_origins),
         limits=limits(rights, (method.name for method in declared)),
+        unary_ms=service.deadline.ToMilliseconds() or UNARY_MS,
+        deprecation=_deprecation(service),
     )
 
 
@@ -108,19 +112,28 @@ def _declared(contract: bytes, service: str) -> list[descriptor_pb2.MethodDescri
     return []
 
 
-def _method(method: descriptor_pb2.MethodDescriptorProto, rights: list[Right], contract: bytes | None) -> MethodPolicy:
+def _method(
+    method: descriptor_pb2.MethodDescriptorProto, rights: list[Right], service: Service, contract: bytes | None
+) -> MethodPolicy:
     response = _pool(contract).FindMessageTypeByName(method.output_type.lstrip(".")) if contract else None
     found = access(rights, method.name, response)
     return MethodPolicy(
         name=method.name,
         streaming=method.client_streaming or method.server_streaming,
-        idempotent=method.options.idempotency_level in _IDEMPOTENT,
+        idempotent=method.options.idempotency_level in _IDEMPOTENT or method.name in service.idempotent_methods,
         consumers=found.consumers,
         purposes=found.purposes,
         everyone=found.everyone,
         exhausted=found.exhausted,
         fields=found.fields,
     )
+
+
+def _deprecation(service: Service) -> Deprecation | None:
+    if service.lifecycle != LIFECYCLE_DEPRECATED:
+        return None
+    sunset = service.sunset_at.seconds if service.HasField("sunset_at") else None
+    return Deprecation(service.deprecated_at.seconds, sunset, service.replaced_by)
 
 
 @lru_cache(maxsize=64)

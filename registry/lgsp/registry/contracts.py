@@ -34,6 +34,7 @@ class Contract:
 
     pool: DescriptorPool
     services: Mapping[str, tuple[Method, ...]]
+    files: tuple[str, ...]
 
     def methods(self, service: str) -> tuple[Method, ...]:
         """The methods of a service; CONTRACT_INVALID when the contract does not declare it."""
@@ -59,7 +60,7 @@ def load_contract(content: bytes, service: str | None = None) -> Contract:
         except (TypeError, KeyError, ValueError) as error:
             raise BusError("CONTRACT_INVALID", f"{name} cannot be used: {str(error)[:300]}") from None
     check_rules(files, pool)
-    contract = Contract(pool, dict(_declared(files)))
+    contract = Contract(pool, dict(_declared(files)), tuple(named))
     if service is not None:
         contract.methods(service)
     return contract

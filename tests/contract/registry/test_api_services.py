@@ -121,7 +121,7 @@ async def test_a_contract_that_cannot_be_used_is_refused(api, what):
 
 async def test_a_contract_at_the_limit_is_taken_and_given_back(api):
     file = descriptor_pb2.FileDescriptorSet.FromString(contract_of("OtherService"))
-    comment = file.file[0].source_code_info.location.add()
+    comment = file.file[0].source_code_info.location.add(path=[6, 0], span=[0, 0, 1])
     comment.leading_comments = "x" * (MAX_BYTES - 200)
     content = file.SerializeToString()
     assert MAX_BYTES - 200 < len(content) <= MAX_BYTES

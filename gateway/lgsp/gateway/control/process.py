@@ -132,6 +132,7 @@ class Control:
             effective=self.publisher.effective,
             operators=self._is_operator,
             endpoint_policy=self._check_endpoint,
+            uses=self.usage.uses,
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)

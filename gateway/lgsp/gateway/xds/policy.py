@@ -42,6 +42,15 @@ class MethodPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Deprecation:
+    """What callers of a deprecated service are told: since when, until when (Unix seconds), and what takes its place."""
+
+    since: int
+    sunset: int | None = None
+    successor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """One service: its methods, where it answers and its contract as a serialized FileDescriptorSet.
 
@@ -54,6 +63,8 @@ class ServicePolicy:
     contract: bytes = field(default=b"", repr=False)
     browser_origins: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    unary_ms: int = 30_000
+    deprecation: Deprecation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, limits, masks
+from lgsp.gateway.xds import access, deprecation, limits, masks
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -41,7 +41,7 @@ GRPC_CONTENT: Final = {
 }
 # Nobody is "internal": every caller is treated as coming from outside.
 _NOBODY: Final = {"address_prefix": "255.255.255.255", "prefix_len": 32}
-UNARY_SECONDS, STREAM_SECONDS = 30, 300
+STREAM_SECONDS: Final = 300
 
 
 # --- one service -----------------------------------------------------------------------------------------------------
@@ -62,6 +62,7 @@ def service_routes(service: ServicePolicy) -> Message:
         "name": "service",
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
+        "response_headers_to_add": deprecation.headers(service.deprecation),
         "typed_per_filter_config": per_host,
         "routes": [route for method in service.methods for route in _method_routes(service, method)]
         + [_no_such_method(service.name)],
@@ -140,23 +141,23 @@ def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
 
 def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[str, Any]]:
     """The method's route; before it, where fields are masked, one that refuses what the mask could not read."""
-    route = _method_route(service.name, method)
+    route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
     return [masks.compressed_route(service.name, method.name, GRANTS), route] if method.fields else [route]
 
 
-def _method_route(service: str, method: MethodPolicy) -> dict[str, Any]:
-    bound = f"{STREAM_SECONDS if method.streaming else UNARY_SECONDS}s"
+def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any]:
+    bound = f"{STREAM_SECONDS}s" if method.streaming else f"{service.unary_ms / 1000:g}s"
     retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
     if method.idempotent and not method.streaming:
         retry["retry_on"] += ",reset,unavailable"
     retry["retry_back_off"] = {"base_interval": "0.025s", "max_interval": "0.25s"}
     return {
-        "name": f"{service}/{method.name}",
-        "match": {"path": f"/{service}/{method.name}", "headers": [GRPC_CONTENT]},
+        "name": f"{service.name}/{method.name}",
+        "match": {"path": f"/{service.name}/{method.name}", "headers": [GRPC_CONTENT]},
         "route": {
-            "cluster": service,
+            "cluster": service.name,
             "timeout": "0s",
             "retry_policy": retry,
             "max_stream_duration": {

@@ -15,6 +15,7 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers
 from lgsp.registry.leases import Leases
+from lgsp.registry.lifecycle import RETIRED, lifecycle_of
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Store, Write
 
@@ -27,7 +28,7 @@ _OPERATION: Final = re.compile(rf"[\x20-\x7e]{{0,{identifiers.MAX_BYTES}}}")
 
 class Part:
     """`effective(revision, timeout_s)` awaits this node's Envoy; `endpoint_policy` raises ENDPOINT_REFUSED;
-    `operators` says who may act for all."""
+    `operators` says who may act for all; `uses` who called what of a service."""
 
     def __init__(
         self,
@@ -37,9 +38,11 @@ class Part:
         effective: Callable[[int, float], Awaitable[bool]],
         operators: Callable[[str], bool],
         endpoint_policy: Callable[[str], None],
+        uses: Callable[[str], list[pb.Use]] = lambda service: [],
     ) -> None:
         self.store, self.state, self.leases = store, store.state, leases
         self.effective, self.operators, self.endpoint_policy = effective, operators, endpoint_policy
+        self.uses = uses
 
     # --- who and what ------------------------------------------------------------------------------------------------
 
@@ -81,7 +84,7 @@ class Part:
 
     def need_active_service(self, name: str) -> pb.Service:
         service = self.need("service", name).record.service
-        if service.HasField("retired_at"):
+        if lifecycle_of(service) == RETIRED:
             raise BusError("NOT_REGISTERED", f"the service {name} was retired")
         return service
 
