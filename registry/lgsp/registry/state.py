@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from lgsp.api.registry.v1.registry_pb2 import Grant, Record
+from lgsp.api.registry.v1.registry_pb2 import Grant, Record, System
 from lgsp.registry.identifiers import agency_of
 
 KINDS: Final = (
@@ -62,6 +62,7 @@ class State:
         self._by_subject: dict[str, set[str]] = defaultdict(set)
         self._systems: dict[str, set[str]] = defaultdict(set)
         self._groups: dict[str, set[str]] = defaultdict(set)
+        self._below: dict[str, set[str]] = defaultdict(set)
 
     def get(self, kind: str, key: str) -> Entry | None:
         """The last record of a key, ended and revoked ones included."""
@@ -105,6 +106,20 @@ class State:
         subjects += [f"group {group}" for group in self._groups.get(system, ())]
         return [self._entries["grant"][key].record.grant for each in subjects for key in self._by_subject.get(each, ())]
 
+    def agencies_below(self, agencies: Iterable[str]) -> set[str]:
+        """The agencies directly below any of these."""
+        return {key for agency in agencies for key in self._below.get(agency, ())}
+
+    def systems_of(self, agency: str) -> list[System]:
+        """The systems that belong to an agency now, revoked ones included."""
+        return [self._entries["system"][key].record.system for key in sorted(self._systems.get(agency, ()))]
+
+    def grants_by_agency(self, agency: str) -> list[Grant]:
+        """Every grant that names the agency."""
+        return [
+            self._entries["grant"][key].record.grant for key in sorted(self._by_subject.get(f"agency {agency}", ()))
+        ]
+
     def grants_by_group(self, group: str) -> list[Grant]:
         """Every grant that names the group."""
         return [self._entries["grant"][key].record.grant for key in self._by_subject.get(f"group {group}", ())]
@@ -136,6 +151,9 @@ class State:
         if kind == "agency":
             for alias in record.agency.aliases:
                 self._aliases.pop(alias, None) if forget else self._aliases.__setitem__(alias, key)
+            if record.agency.parent:
+                below = self._below[record.agency.parent]
+                below.discard(key) if forget else below.add(key)
         for index, name in self._indexed(kind, key, record):
             index[name].discard(key) if forget else index[name].add(key)
 

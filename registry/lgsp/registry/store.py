@@ -82,6 +82,15 @@ class Store:
         """Be told of every change, in order, on the event loop; the callback must not block."""
         self._listeners.append(callback)
 
+    def unlisten(self, callback: Callable[[list[Change]], None]) -> None:
+        """Not to be told any more."""
+        self._listeners.remove(callback)
+
+    @property
+    def incarnation(self) -> str:
+        """Names the stream that is followed: another one has another history."""
+        return self._incarnation
+
     def on_leases(self, callback: Callable[[str, dict[str, float]], None]) -> None:
         """Be told of other nodes' heartbeats: node, {endpoint: age in seconds}."""
         self._on_leases = callback
@@ -208,7 +217,7 @@ class Store:
             self._applied.notify_all()
 
     def _tell(self, changes: list[Change]) -> None:
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener(changes)
 
     async def _take_leases(self, message: Msg) -> None:

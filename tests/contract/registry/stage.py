@@ -29,7 +29,7 @@ OPERATOR, PROVIDER, CONSUMER = "H26/operator", "H26.1/provider", "H26.2/consumer
 SERVICE = "lgsp.api.demo.admunits.v1.AdministrativeUnitService"
 CONTRACT = descriptor_set(admunits_pb2.DESCRIPTOR)
 ADDRESS = "127.0.0.1:7001"
-RPCS = sorted(method.name for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods)
+RPCS = sorted(each.name for each in pb.DESCRIPTOR.services_by_name["RegistryService"].methods if each.name != "Watch")
 
 
 class Caller:
@@ -45,6 +45,11 @@ class Caller:
             return await getattr(self._stub, rpc)(request, metadata=metadata, timeout=20)
 
         return call
+
+    def watch(self, **fields: object) -> Any:
+        """The running call of Watch: iterate over it."""
+        metadata = [("x-lgsp-client", name) for name in self._named]
+        return self._stub.Watch(pb.WatchRequest(**fields), metadata=metadata, timeout=60)
 
 
 class Api:

@@ -16,11 +16,12 @@ from lgsp.registry.api.grants import Grants
 from lgsp.registry.api.groups import Groups
 from lgsp.registry.api.services import Services
 from lgsp.registry.api.systems import Systems
+from lgsp.registry.api.watch import Watching
 
 __all__ = ["RegistryServicer"]
 
 
 class RegistryServicer(
-    Agencies, Systems, Services, Endpoints, Grants, Groups, registry_pb2_grpc.RegistryServiceServicer
+    Agencies, Systems, Services, Endpoints, Grants, Groups, Watching, registry_pb2_grpc.RegistryServiceServicer
 ):
     """The whole API; see `Part` for what it is made of."""

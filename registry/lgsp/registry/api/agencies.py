@@ -1,11 +1,18 @@
-"""Agencies: the tree of those who offer and use data."""
+"""Agencies: the tree of those who offer and use data, its reforms, and what it was at any date."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
-from lgsp.registry.api.base import Context, Part, copied, now
+from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
+from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
+from lgsp.registry.state import Entry
+from lgsp.registry.store import Write
+
+_MAX_ACT: Final = 200
 
 
 class Agencies(Part):
@@ -24,25 +31,34 @@ class Agencies(Part):
             if agency.parent in (agency.id, *agency.aliases):
                 raise BusError("IDENTIFIER_INVALID", "an agency cannot be above itself")
             agency.parent = self.need_active_agency(agency.parent).id
+        check_agency(agency)
         kept, revision = await self.create("agency", agency.id, agency, request.operation_id, caller)
         return pb.CreateAgencyResponse(agency=kept, revision=revision)
 
     async def GetAgency(self, request: pb.GetAgencyRequest, context: Context) -> pb.GetAgencyResponse:
         self.caller(context)
         entry = self.state.resolve_agency(request.id)
-        if entry is None:
-            raise BusError("NOT_REGISTERED", f"no agency {request.id[:64]!r}")
-        return pb.GetAgencyResponse(agency=entry.record.agency, revision=entry.revision)
+        found = entry.record.agency if entry is not None else None
+        if found is not None and request.HasField("as_of"):
+            found = agency_at(found, request.as_of)
+        if entry is None or found is None:
+            then = " at that time" if entry is not None else ""
+            raise BusError("NOT_REGISTERED", f"no agency {request.id[:64]!r}{then}")
+        return pb.GetAgencyResponse(agency=found, revision=entry.revision)
 
     async def ListAgencies(self, request: pb.ListAgenciesRequest, context: Context) -> pb.ListAgenciesResponse:
         self.caller(context)
-        found, token = paging.page(
-            self.state,
-            "agency",
-            request,
-            lambda each: not request.parent or each.record.agency.parent == request.parent,
-        )
-        return pb.ListAgenciesResponse(agencies=[each.record.agency for each in found], next_page_token=token)
+
+        def then(entry: Entry) -> pb.Agency | None:
+            agency = entry.record.agency
+            return agency_at(agency, request.as_of) if request.HasField("as_of") else agency
+
+        def wanted(entry: Entry) -> bool:
+            agency = then(entry)
+            return agency is not None and (not request.parent or agency.parent == request.parent)
+
+        found, token = paging.page(self.state, "agency", request, wanted)
+        return pb.ListAgenciesResponse(agencies=[each for each in map(then, found) if each], next_page_token=token)
 
     async def RevokeAgency(self, request: pb.RevokeAgencyRequest, context: Context) -> pb.RevokeAgencyResponse:
         caller, entry = self.operator(context), self.need("agency", request.id)
@@ -53,3 +69,97 @@ class Agencies(Part):
             agency.revoked_reason = request.reason[:500]
             revision = await self.replace("agency", agency.id, agency, entry, request.operation_id, caller)
         return pb.RevokeAgencyResponse(agency=agency, revision=revision)
+
+    async def ReorganizeAgencies(
+        self, request: pb.ReorganizeAgenciesRequest, context: Context
+    ) -> pb.ReorganizeAgenciesResponse:
+        caller = self.operator(context)
+        done = self._done_already(caller, request.operation_id)
+        if done is not None:
+            return done
+        date = request.date if request.HasField("date") else now()
+        if not request.act.strip() or len(request.act) > _MAX_ACT:
+            raise BusError("REORGANIZATION_INVALID", f"name the decree or decision, in at most {_MAX_ACT} characters")
+        reform = Reform(self.state, date, request.act, request.grants, now(), caller)
+        reform.apply(request.changes)
+        answer = pb.ReorganizeAgenciesResponse(
+            agencies=reform.agencies.values(), systems=reform.systems.values(), grants=reform.grants.values()
+        )
+        if not request.dry_run:
+            answer.revision = await self._write_reform(reform, request.operation_id, caller)
+            answer.effective = await self.effective(answer.revision, EFFECTIVE_S)
+        for system in answer.systems:
+            system.ClearField("development_secret")
+        return answer
+
+    async def _write_reform(self, reform: Reform, operation_id: str, caller: str) -> int:
+        writes = [self._over("agency", key, value) for key, value in reform.agencies.items()]
+        writes += [self._over("system", key, value) for key, value in reform.systems.items()]
+        writes += [self._over("grant", key, value) for key, value in reform.grants.items()]
+        return max(await self.write_all(writes, operation_id, caller))
+
+    def _over(self, kind: str, key: str, value: pb.Agency | pb.System | pb.Grant) -> Write:
+        entry = self.state.get(kind, key)
+        return Write(kind, key, value, entry.revision if entry is not None else 0)
+
+    def _done_already(self, caller: str, operation_id: str) -> pb.ReorganizeAgenciesResponse | None:
+        """What this very operation wrote, as far as nothing replaced it since."""
+        if not operation_id:
+            return None
+        mine, answer = f"{caller} {operation_id}", pb.ReorganizeAgenciesResponse(effective=True)
+        for kind, into in (("agency", answer.agencies), ("system", answer.systems), ("grant", answer.grants)):
+            for entry in self.state.all(kind).values():
+                if entry.record.operation_id == mine:
+                    into.append(getattr(entry.record, kind))
+                    answer.revision = max(answer.revision, entry.revision)
+        for system in answer.systems:
+            system.ClearField("development_secret")
+        return answer if answer.revision else None
+
+    async def ImportAgencies(self, request: pb.ImportAgenciesRequest, context: Context) -> pb.ImportAgenciesResponse:
+        caller, given = self.operator(context), {each.id: each for each in request.agencies}
+        if not given or len(given) < len(request.agencies) or len(given) > MAX_RECORDS:
+            raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {MAX_RECORDS} agencies, each once")
+        answer, writes = pb.ImportAgenciesResponse(), list[Write]()
+        for agency in given.values():
+            known = self._checked_import(agency, given)
+            if known == agency:
+                answer.unchanged += 1
+                continue
+            (answer.created if known is None else answer.changed).append(agency.id)
+            writes.append(self._over("agency", agency.id, agency))
+        if writes and not request.dry_run:
+            answer.revision = max(await self.write_all(writes, request.operation_id, caller))
+        return answer
+
+    def _checked_import(self, agency: pb.Agency, given: dict[str, pb.Agency]) -> pb.Agency | None:
+        """The record that `agency` replaces; it must fit those that are there and those that come with it."""
+        check_agency(agency)
+        if agency.HasField("revoked_at") or agency.revoked_reason:
+            raise BusError(
+                "REORGANIZATION_INVALID", f"{agency.id}: an agency is revoked with RevokeAgency, not imported so"
+            )
+        for name in (agency.id, *agency.aliases):
+            entry = self.state.resolve_agency(name)
+            if entry is not None and entry.record.agency.id != agency.id:
+                raise BusError(
+                    "REORGANIZATION_INVALID", f"{agency.id}: {name} means the agency {entry.record.agency.id}"
+                )
+        for name in (*([agency.parent] if agency.parent else []), *agency.successors):
+            if name not in given and self.state.get("agency", name) is None:
+                raise BusError("REORGANIZATION_INVALID", f"{agency.id}: {name} is neither registered nor in the import")
+        self._need_no_circle(agency, given)
+        entry = self.state.get("agency", agency.id)
+        if entry is not None and entry.record.agency.HasField("revoked_at"):
+            raise BusError("REORGANIZATION_INVALID", f"{agency.id} was revoked")
+        return entry.record.agency if entry is not None else None
+
+    def _need_no_circle(self, agency: pb.Agency, given: dict[str, pb.Agency]) -> None:
+        seen, above = {agency.id}, agency.parent
+        while above:
+            if above in seen:
+                raise BusError("REORGANIZATION_INVALID", f"{agency.id} would stand below itself")
+            seen.add(above)
+            entry = self.state.get("agency", above)
+            found = given.get(above) or (entry.record.agency if entry is not None else None)
+            above = found.parent if found is not None else ""

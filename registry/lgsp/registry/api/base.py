@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers
+from lgsp.registry.agencies import has_ended
 from lgsp.registry.leases import Leases
 from lgsp.registry.lifecycle import RETIRED, lifecycle_of
 from lgsp.registry.state import Entry
@@ -74,8 +75,13 @@ class Part:
         entry = self.state.resolve_agency(identifier)
         if entry is None:
             raise BusError("NOT_REGISTERED", f"the agency {identifier[:64]!r} is not registered")
-        if entry.record.agency.HasField("revoked_at"):
-            raise BusError("NOT_REGISTERED", f"the agency {entry.record.agency.id} was revoked")
+        if has_ended(entry.record.agency, now()):
+            how = "was revoked" if entry.record.agency.HasField("revoked_at") else "has ended"
+            after = ", ".join(entry.record.agency.successors)
+            raise BusError(
+                "NOT_REGISTERED",
+                f"the agency {entry.record.agency.id} {how}" + (f"; now it is {after}" if after else ""),
+            )
         return entry.record.agency
 
     def need_active_system(self, system: str) -> None:

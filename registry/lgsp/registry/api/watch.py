@@ -1,0 +1,155 @@
+"""Watching: everything that a caller may see, then every change, in order, whole, from any revision on.
+
+Rule 1: the position is (incarnation, revision): on another incarnation, or beyond the last revision, the watcher is told
+        to forget and gets a list anew. A list goes in the order of revisions, so it too is resumed where it broke off.
+Rule 2: between two positions a record that changed several times is told once, as it is now.
+Rule 3: what was written together is told together.
+Rule 4: a watcher that is too slow costs a bounded queue: it is brought up from its position, not from memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Final
+
+from lgsp.api.errors import BusError
+from lgsp.api.registry.v1 import registry_pb2 as pb
+from lgsp.registry.api.base import Context, Part
+from lgsp.registry.state import Change, Entry
+
+KINDS: Final = ("agency", "system", "service", "service_version", "endpoint", "grant", "group")
+BOOKMARK_S: Final = 15.0
+_CHUNK: Final = 500
+_QUEUE: Final = 1000
+
+
+class Watching(Part):
+    """The method Watch."""
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        caller = self.caller(context)
+        for kind in request.kinds:
+            if kind not in KINDS:
+                raise BusError("REQUEST_MALFORMED", f"{kind[:64]!r} is not watched; known are {', '.join(KINDS)}")
+        watcher = _Watcher(self, caller, request)
+        self.store.listen(watcher.note)
+        try:
+            async for response in watcher.responses():
+                yield response
+        finally:
+            self.store.unlisten(watcher.note)
+
+    def sees(self, caller: str, kind: str, record: pb.Record) -> bool:
+        """Operators see all; others what is public, what is their own and what they decide on."""
+        if self.operators(caller) or kind in ("agency", "service", "service_version"):
+            return True
+        if kind == "system":
+            return bool(record.system.id == caller)
+        if kind == "group":
+            return caller in record.group.members
+        if kind == "endpoint":
+            return bool(record.endpoint.system == caller)
+        return caller in self.state.members(record.grant) or self._is_decider(caller, record.grant.service)
+
+    def _is_decider(self, caller: str, service: str) -> bool:
+        entry = self.state.get("service", service)
+        return entry is not None and caller in (entry.record.service.provider, *entry.record.service.stewards)
+
+
+class _Watcher:
+    """One watcher: where it is, and the changes that wait for it."""
+
+    def __init__(self, part: Watching, caller: str, request: pb.WatchRequest) -> None:
+        self._part, self._caller, self._service = part, caller, request.service
+        self._kinds = frozenset(request.kinds or KINDS)
+        self._incarnation, self._revision = request.incarnation, request.revision
+        self._queue: asyncio.Queue[tuple[int, list[Change]]] = asyncio.Queue()
+        self._behind = False
+
+    def note(self, changes: list[Change]) -> None:
+        """From the store: what was written together, or that everything is gone."""
+        if self._queue.qsize() >= _QUEUE or any(change.entry is None for change in changes):
+            self._behind = True
+        if not self._behind or self._queue.empty():
+            self._queue.put_nowait((self._part.state.revision, changes))
+
+    async def responses(self) -> AsyncIterator[pb.WatchResponse]:
+        while True:
+            await self._part.store.synced.wait()
+            self._behind, self._queue = False, asyncio.Queue()
+            for response in self._list():
+                yield response
+            async for response in self._follow():
+                yield response
+
+    def _list(self) -> Iterator[pb.WatchResponse]:
+        """What changed since the position, or everything; the state cannot change while a list is taken."""
+        store, state = self._part.store, self._part.state
+        fresh = self._incarnation != store.incarnation or self._revision > state.revision
+        if fresh:
+            self._incarnation, self._revision = store.incarnation, 0
+        until = state.revision
+        wanted = [
+            (entry.revision, kind, entry)
+            for kind in self._kinds
+            for entry in state.all(kind).values()
+            if entry.revision > self._revision
+        ]
+        wanted.sort(key=lambda each: each[0])
+        visible = [(revision, record) for revision, kind, entry in wanted if (record := self._shown(kind, entry))]
+        for start in range(0, len(visible), _CHUNK):
+            chunk = visible[start : start + _CHUNK]
+            self._revision = chunk[-1][0]
+            yield self._response([record for _, record in chunk], relist=fresh and start == 0, complete=False)
+        self._revision = until
+        yield self._response([], relist=fresh and not visible, complete=True)
+
+    async def _follow(self) -> AsyncIterator[pb.WatchResponse]:
+        """Changes as they come, until the watcher has to be brought up anew."""
+        while not self._behind:
+            try:
+                revision, changes = await asyncio.wait_for(self._queue.get(), BOOKMARK_S)
+            except TimeoutError:
+                yield self._response([], complete=True)
+                continue
+            if self._behind:
+                return
+            if revision <= self._revision:
+                continue  # the list had it
+            records = [
+                self._shown(each.kind, each.entry) for each in changes if each.entry and each.kind in self._kinds
+            ]
+            self._revision = revision
+            if shown := [record for record in records if record]:
+                yield self._response(shown, complete=True)
+
+    def _shown(self, kind: str, entry: Entry) -> pb.Record | None:
+        """The record as this watcher may see it; None when it may not, or did not ask for it."""
+        record = entry.record
+        if self._service and self._service not in _services(kind, record):
+            return None
+        if not self._part.sees(self._caller, kind, record):
+            return None
+        shown = pb.Record()
+        shown.CopyFrom(record)
+        shown.ClearField("operation_id")
+        if kind == "system":
+            shown.system.ClearField("development_secret")
+        return shown
+
+    def _response(self, changes: Iterable[pb.Record], *, complete: bool, relist: bool = False) -> pb.WatchResponse:
+        return pb.WatchResponse(
+            incarnation=self._incarnation, revision=self._revision, relist=relist, complete=complete, changes=changes
+        )
+
+
+def _services(kind: str, record: pb.Record) -> Iterable[str]:
+    """The services that a record is about."""
+    if kind == "service":
+        return (record.service.name,)
+    if kind == "service_version":
+        return (record.service_version.service,)
+    if kind == "grant":
+        return (record.grant.service,)
+    return record.endpoint.services if kind == "endpoint" else ()
