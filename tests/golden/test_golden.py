@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from lgsp.gateway.xds import resources
+from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -26,9 +26,9 @@ TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), 
 EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
 CASES = {
     "service_routes": lambda: resources.service_routes(POLICY),
-    "cluster": lambda: resources.cluster(SERVICE),
-    "own_cluster": lambda: resources.cluster("own", unix="/run/api.sock"),
-    "endpoints": lambda: resources.endpoints(POLICY),
+    "cluster": lambda: clusters.cluster(SERVICE),
+    "own_cluster": lambda: clusters.cluster("own", unix="/run/api.sock"),
+    "endpoints": lambda: clusters.endpoints(POLICY),
     "scope": lambda: resources.scope(SERVICE, SERVICE),
     "jwt": lambda: resources.jwt_filter(TRUST),
     "revoked": lambda: resources.revoked_filter(TRUST),

@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey
 
 from lgsp.api.demo.admunits.v1 import admunits_pb2, admunits_pb2_grpc
 from lgsp.api.errors import reason_of
-from lgsp.gateway.xds import ads, bootstrap, cache, policy, resources
+from lgsp.gateway.xds import ads, bootstrap, cache, clusters, policy, resources
 from tests.support.certificates import self_signed
 from tests.support.descriptors import descriptor_set
 
@@ -92,8 +92,8 @@ class Edge:
             of(resources.CERTIFICATE, resources.certificate(edge)),
             of(resources.JWT, resources.jwt_filter(self.trust())),
             of(resources.REVOKED, resources.revoked_filter(self.trust())),
-            of(SERVICE, resources.cluster(SERVICE)),
-            of(SERVICE, resources.endpoints(service)),
+            of(SERVICE, clusters.cluster(SERVICE)),
+            of(SERVICE, clusters.endpoints(service)),
             of(SERVICE, resources.scope(SERVICE, SERVICE)),
             of(SERVICE, resources.service_routes(service)),
         ]

@@ -1,8 +1,9 @@
-"""Durations as people write them on a command line: `90s`, `12h`, `30d`."""
+"""Times as people write them on a command line: `90s`, `12h`, `30d`, and ISO 8601 instants and dates."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -17,3 +18,12 @@ def parse_duration(text: str) -> int:
     if not found:
         raise click.BadParameter(f"{text!r} is no duration such as 90s, 12h or 30d")
     return int(found[1]) * _SECONDS[found[2]]
+
+
+def parse_instant(text: str) -> datetime:
+    """An instant in UTC; without a zone it is this machine's time."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no ISO 8601 time such as 2026-12-31T17:00:00+07:00") from None
+    return found.astimezone(UTC)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.cli.durations import parse_duration
+from lgsp.cli.durations import parse_duration, parse_instant
 from lgsp.cli.records import done, listed, new_operation
 from lgsp.cli.session import Session, json_option, session_options
 
@@ -54,7 +53,7 @@ def _grant_of(**given: Any) -> pb.Grant:
         made.masks.add(method=method, paths=paths)
     for field, text in (("not_before", given.pop("start")), ("not_after", given.pop("end"))):
         if text is not None:
-            getattr(made, field).FromDatetime(_instant(text))
+            getattr(made, field).FromDatetime(parse_instant(text))
     made.MergeFrom(pb.Grant(**given))
     return made
 
@@ -69,14 +68,6 @@ def _by_method(fields: tuple[str, ...]) -> dict[str, list[str]]:
             )
         found.setdefault(method, []).append(path)
     return found
-
-
-def _instant(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no ISO 8601 time such as 2026-12-31T17:00:00+07:00") from None
-    return found.astimezone(UTC)
 
 
 @click.group()

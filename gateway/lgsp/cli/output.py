@@ -77,7 +77,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(
+            " ".join(map(_cell, each.values())) if isinstance(each, Mapping) else str(each) for each in value
+        )
     return unicodedata.normalize("NFC", str(value)).replace("\n", " ")
 
 

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from lgsp.adapters.manifest import compile_proto
-from lgsp.gateway.xds import resources
+from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import FieldRule, Limit, MethodPolicy, ServicePolicy
 from tests.support.edge import refusal, running_edge
@@ -135,8 +135,8 @@ class Stage:
         )
         policy = ServicePolicy(SERVICE, methods, (endpoint,), self.contract, (), limits)
         await self.edge.apply(
-            Resource.of(SERVICE, resources.cluster(SERVICE)),
-            Resource.of(SERVICE, resources.endpoints(policy)),
+            Resource.of(SERVICE, clusters.cluster(SERVICE)),
+            Resource.of(SERVICE, clusters.endpoints(policy)),
             Resource.of(SERVICE, resources.scope(SERVICE, SERVICE)),
             Resource.of(SERVICE, resources.service_routes(policy)),
         )

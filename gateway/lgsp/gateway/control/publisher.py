@@ -18,7 +18,7 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Grant
 from lgsp.gateway import compiler
 from lgsp.gateway.rights import Right
-from lgsp.gateway.xds import resources
+from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
@@ -155,7 +155,7 @@ class Publisher:
         ]
 
     def _edge_resources(self) -> list[Resource]:
-        oauth = resources.cluster(resources.OAUTH_CLUSTER, unix=self._edge.oauth_socket, http1=True)
+        oauth = clusters.cluster(resources.OAUTH_CLUSTER, unix=self._edge.oauth_socket, http1=True)
         return [
             Resource.of(resources.LISTENER, resources.listener(self._edge)),
             Resource.of(resources.CERTIFICATE, resources.certificate(self._edge)),
@@ -174,9 +174,9 @@ class Publisher:
             log.error("service not published", service=name, reason=error.reason.name, detail=error.detail)
             return [], None
         socket = self._sockets.get(name)
-        made = [Resource.of(name, resources.cluster(name, unix=socket))]
+        made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
-            made.append(Resource.of(name, resources.endpoints(policy)))
+            made.append(Resource.of(name, clusters.endpoints(policy)))
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made, []

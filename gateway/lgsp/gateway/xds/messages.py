@@ -8,13 +8,15 @@ from __future__ import annotations
 import zlib
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
 TYPE_PREFIX = "type.googleapis.com/"
+# "Over the same stream": where a resource names another one.
+ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 
 
 @cache

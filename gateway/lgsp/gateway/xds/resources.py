@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from lgsp.gateway.xds import access, deprecation, limits, masks
 from lgsp.gateway.xds.access import CLIENT_HEADER
-from lgsp.gateway.xds.messages import build
+from lgsp.gateway.xds.messages import ADS, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.gateway.xds.refusals import local_replies
 from lgsp.gateway.xds.rest import rest_descriptor
@@ -23,7 +23,6 @@ LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
 JWT, REVOKED, GRANTS, LIMIT, MASK, REST, CORS = "jwt", "revoked", "grants", "limit", "mask", "rest", "cors"
 CERTIFICATE: Final = "edge-certificate"
 AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-agency", "x-lgsp-token"
-ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 UNAUTHENTICATED: Final = (
     "/oauth2/token",
     "/oauth2/introspect",
@@ -68,52 +67,6 @@ def service_routes(service: ServicePolicy) -> Message:
         + [_no_such_method(service.name)],
     }
     return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
-
-
-def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Message:
-    """The upstream of a service: endpoints by EDS, or one unix socket of the platform's own."""
-    protocol = {"http_protocol_options": {}} if http1 else {"http2_protocol_options": _UPSTREAM_HTTP2}
-    content: dict[str, Any] = {
-        "name": name,
-        "connect_timeout": "2s",
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 8192}]
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": protocol,
-            }
-        },
-    }
-    if unix is None:
-        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
-    else:
-        content |= {"type": "STATIC", "load_assignment": _assignment(name, (unix,))}
-    return build("envoy.config.cluster.v3.Cluster", content)
-
-
-def endpoints(service: ServicePolicy) -> Message:
-    """Where a service answers now."""
-    return build("envoy.config.endpoint.v3.ClusterLoadAssignment", _assignment(service.name, service.endpoints))
-
-
-_UPSTREAM_HTTP2: Final = {
-    "max_concurrent_streams": 1024,
-    "connection_keepalive": {"interval": "30s", "timeout": "5s"},
-}
-
-
-def _assignment(name: str, addresses: tuple[str, ...]) -> dict[str, Any]:
-    hosts = [{"endpoint": {"address": _address(address)}} for address in addresses]
-    return {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}] if hosts else []}
-
-
-def _address(address: str) -> dict[str, Any]:
-    if address.startswith("/"):
-        return {"pipe": {"path": address}}
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
 
 
 def _transcoder(service: ServicePolicy) -> dict[str, Any]:
