@@ -224,7 +224,7 @@ async def test_envoy_restarts_from_disk_while_nats_is_gone_for_good(tmp_path):
 
 def _kept(city) -> set[str]:
     """Types of the copy on disk that know the consumer or have an endpoint for it."""
-    kept = cache.load(city.node.layout.envoy / "resources.bin", time.time(), 3600)
+    kept = cache.Copy(city.node.layout.envoy / "resources.db").load(time.time(), 3600)
     return {
         each.type_url
         for each in kept

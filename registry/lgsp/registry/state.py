@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -53,6 +53,7 @@ class State:
         """Forget everything: another stream begins."""
         self.revision = 0
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        self._keys: dict[str, list[str]] = {}
         self._by_service: dict[str, dict[str, set[str]]] = {
             "grant": defaultdict(set),
             "endpoint": defaultdict(set),
@@ -74,9 +75,15 @@ class State:
 
     def page(self, kind: str, after: str, size: int) -> list[tuple[str, Entry]]:
         """Up to `size` entries in the order of their keys, from the first beyond `after`."""
-        keys = sorted(self._entries[kind])
+        keys = self._ordered(kind)
         start = bisect_right(keys, after) if after else 0
         return [(key, self._entries[kind][key]) for key in keys[start : start + size]]
+
+    def _ordered(self, kind: str) -> list[str]:
+        """The keys of a kind in their order, kept from the first time that somebody asks."""
+        if kind not in self._keys:
+            self._keys[kind] = sorted(self._entries[kind])
+        return self._keys[kind]
 
     def resolve_agency(self, identifier: str) -> Entry | None:
         """An agency by its identifier or an alias."""
@@ -139,6 +146,8 @@ class State:
         previous = self._entries[kind].get(key)
         if previous is not None:
             self._index(kind, key, previous.record, forget=True)
+        elif kind in self._keys:
+            insort(self._keys[kind], key)
         self._entries[kind][key] = entry
         self._index(kind, key, entry.record, forget=False)
         self.revision = max(self.revision, entry.revision)

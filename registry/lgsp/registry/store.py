@@ -29,8 +29,9 @@ from nats.aio.msg import Msg
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Record
-from lgsp.registry import contracts, snapshot, streams
+from lgsp.registry import contracts, rows, snapshot, streams
 from lgsp.registry.identifiers import parse_subject, subject
+from lgsp.registry.recent import Recent
 from lgsp.registry.state import KINDS, Change, Entry, State
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ _TRY_S: Final = 2.0
 _POLL_S: Final = 1.0
 _SNAPSHOT_EVERY_S: Final = 10.0
 MAX_BATCH: Final = 1000
+_CONTRACT_BYTES: Final = 256 << 20
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _UNREACHABLE: Final = (nats.errors.Error, OSError, TimeoutError, streams.JetStreamError)
@@ -72,11 +74,15 @@ class Store:
         self._listeners: list[Callable[[list[Change]], None]] = []
         self._on_leases: Callable[[str, dict[str, float]], None] | None = None
         self._on_reconnect: Callable[[], None] | None = None
-        self._saved = -1
+        # What the copy on disk lacks; `_afresh` when it has to be begun anew.
+        self._unsaved: dict[tuple[str, str], Entry] = {}
+        self._saved, self._afresh = -1, True
         self._batch: list[tuple[str, str, Entry]] = []
-        self._cache: dict[str, bytes] = {}
+        # Compressed, so that a right can still end by itself while NATS is away.
+        self._contracts = Recent(_CONTRACT_BYTES)
         if snapshot_path is not None and (kept := snapshot.load(snapshot_path)):
             self.state, self._incarnation = kept
+            self._saved, self._afresh = self.state.revision, False
 
     def listen(self, callback: Callable[[list[Change]], None]) -> None:
         """Be told of every change, in order, on the event loop; the callback must not block."""
@@ -164,7 +170,8 @@ class Store:
         gone = [Change(kind, key, None, entry) for kind, key, entry in self.state.entries()]
         self.synced.clear()
         self.state.clear()
-        self._incarnation = incarnation
+        self._unsaved.clear()
+        self._incarnation, self._afresh = incarnation, True
         self._tell(gone)
 
     async def _deliver_to(self, nc: Client, inbox: str) -> None:
@@ -211,6 +218,7 @@ class Store:
             return
         whole, self._batch = self._batch, []
         changes = [self.state.apply(*each) for each in whole if each[0] in KINDS]
+        self._unsaved.update({(each.kind, each.key): each.entry for each in changes if each.entry is not None})
         self.state.revision = sequence
         self._tell(changes)
         async with self._applied:
@@ -238,9 +246,20 @@ class Store:
             await self._save()
 
     async def _save(self) -> None:
-        if self._path is not None and self._incarnation and self._saved != self.state.revision:
-            self._saved = self.state.revision
-            await asyncio.to_thread(snapshot.save, self._path, snapshot.dump(self.state, self._incarnation))
+        revision = self.state.revision
+        if self._path is None or not self._incarnation or self._saved == revision:
+            return
+        changed, self._unsaved = self._unsaved, {}
+        afresh, self._afresh = self._afresh, False
+        try:
+            await asyncio.to_thread(snapshot.save, self._path, changed, self._incarnation, revision, afresh=afresh)
+            self._saved = revision
+        except OSError as error:
+            self.last_error = f"the copy on disk is not written: {error}"
+            if isinstance(error, rows.DamagedError):
+                changed = {(kind, key): entry for kind, key, entry in self.state.entries()}
+            self._unsaved = changed | self._unsaved
+            self._afresh |= afresh or isinstance(error, rows.DamagedError)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -342,23 +361,22 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         packed = zlib.compress(content, 9)
         await self._until(lambda nc: self._ack(nc, f"contract.{digest}", packed, {"Nats-Msg-Id": digest}))
-        self._cache[digest] = content
+        self._contracts.put(digest, packed)
         return digest
 
     async def get_contract(self, digest: str) -> bytes:
         """The contract with this digest; BusError NOT_REGISTERED when there is none."""
-        if digest not in self._cache:
+        packed = self._contracts.get(digest)
+        if packed is None:
             found = await self._until(lambda nc: self._last(nc, streams.CONTRACTS, f"contract.{digest}"))
             if found is None:
                 raise BusError("NOT_REGISTERED", f"no contract {digest[:12]}…")
-            inflater = zlib.decompressobj()
-            content = inflater.decompress(found[0], contracts.MAX_BYTES + 1)
-            if len(content) > contracts.MAX_BYTES or hashlib.sha256(content).hexdigest() != digest:
-                raise BusError("CONTRACT_INVALID", f"the stored contract {digest[:12]}… is damaged")
-            if len(self._cache) > 1000:
-                self._cache.clear()
-            self._cache[digest] = content
-        return self._cache[digest]
+            packed = found[0]
+        content = zlib.decompressobj().decompress(packed, contracts.MAX_BYTES + 1)
+        if len(content) > contracts.MAX_BYTES or hashlib.sha256(content).hexdigest() != digest:
+            raise BusError("CONTRACT_INVALID", f"the stored contract {digest[:12]}… is damaged")
+        self._contracts.put(digest, packed)
+        return content
 
     async def claim_once(self, name: str, ttl_s: float) -> bool:
         """True for the first who claims `name` on any node within 15 minutes; BusError REGISTRY_UNAVAILABLE when

@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
+from lgsp.gateway.control.calendar import Calendar
 from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources
-from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
+from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
+from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE
 from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
 from lgsp.registry.lifecycle import CARRIED, lifecycle_of
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
+# Services compiled, and contracts fetched, before others have their turn.
+_AT_A_TIME: Final = 100
 _TRUST_KINDS = frozenset({"system", "node_key", "token_revocation"})
 
 
@@ -64,7 +68,7 @@ class Publisher:
         self._published = asyncio.Condition()
         self._revision = -1
         self.ready = False
-        self._contract_of: dict[str, bytes] = {}
+        self._calendar = Calendar()
 
     def note(self, changes: Iterable[Any]) -> None:
         """The registry changed: remember what that touches."""
@@ -78,7 +82,12 @@ class Publisher:
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
+            if change.kind == "grant" and change.entry is not None:
+                self._note_dates(change.entry.record.grant)
         self._wake.set()
+
+    def _note_dates(self, grant: Grant) -> None:
+        self._calendar.add(grant.service, compiler.boundaries(grant), self.now())
 
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
@@ -102,10 +111,15 @@ class Publisher:
         self._trust_touched = False
         if first:
             upserts += self._edge_resources()
+            for entry in self._state.all("grant").values():
+                self._note_dates(entry.record.grant)
         removals: list[tuple[str, str]] = []
         failed: set[str] = set()
-        for name in sorted(touched):
-            made, gone = await self._service(name)
+        contracts = await self._fetch(touched)
+        for number, name in enumerate(sorted(touched)):
+            if number % _AT_A_TIME == _AT_A_TIME - 1:
+                await asyncio.sleep(0)  # others use the loop as well
+            made, gone = self._service(name, contracts)
             upserts += made
             removals += gone or []
             if gone is None:
@@ -127,17 +141,17 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        grants = [entry.record.grant for entry in self._state.all("grant").values()]
+        """Until the registry changes, or a grant or a key begins or ends."""
         keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        boundary = compiler.next_boundary(grants, keys, self.now())
-        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
+        dates = [date for date in compiler.key_boundaries(keys) if date > self.now()]
+        soonest = min((date for date in (*dates, self._calendar.next()) if date is not None), default=None)
+        delay = max(0.0, (soonest - self.now()).total_seconds()) if soonest else None
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
         except TimeoutError:
-            # A grant begins or ends now, or a key; which is cheap to find out by compiling, and rare to need.
-            self._touched.update(grant.service for grant in grants)
-            self._trust_touched = True
+            self._trust_touched |= bool(dates)
+        self._touched |= self._calendar.due(self.now())
 
     # --- compilation -------------------------------------------------------------------------------------------------
 
@@ -164,12 +178,37 @@ class Publisher:
             *(Resource.of(key, resources.scope(key, resources.PLATFORM_ROUTES)) for key in ("oauth2", ".well-known")),
         ]
 
-    async def _service(self, name: str) -> tuple[list[Resource], list[tuple[str, str]] | None]:
+    async def _fetch(self, services: Iterable[str]) -> dict[str, bytes | BusError]:
+        """The contracts of services by digest, or why one is not to be had."""
+        found = (entry.record.service for name in services if (entry := self._state.get("service", name)))
+        digests = list({each.contract_digest for each in found if lifecycle_of(each) in CARRIED})
+        fetched: dict[str, bytes | BusError] = {}
+
+        async def fetch(digest: str) -> None:
+            try:
+                fetched[digest] = await self._contracts.get_contract(digest)
+            except BusError as error:
+                fetched[digest] = error
+
+        for start in range(0, len(digests), _AT_A_TIME):
+            await asyncio.gather(*map(fetch, digests[start : start + _AT_A_TIME]))
+        return fetched
+
+    def _service(
+        self, name: str, contracts: Mapping[str, bytes | BusError]
+    ) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
         if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
+        service = entry.record.service
+        contract = contracts.get(service.contract_digest)
+        if contract is None:  # it changed while contracts were fetched: the change wakes us again
+            self._touched.add(name)
+            return [], None
         try:
-            policy = await self._policy(name)
+            if isinstance(contract, BusError):
+                raise contract
+            policy = self._policy(service, contract)
         except BusError as error:
             log.error("service not published", service=name, reason=error.reason.name, detail=error.detail)
             return [], None
@@ -181,14 +220,9 @@ class Publisher:
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made, []
 
-    async def _policy(self, name: str) -> ServicePolicy:
-        service = self._state.get("service", name).record.service  # type: ignore[union-attr]
-        contract = self._contract_of.get(service.contract_digest)
-        if contract is None:
-            contract = await self._contracts.get_contract(service.contract_digest)
-            self._contract_of[service.contract_digest] = contract
-        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
-        found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
+    def _policy(self, service: Service, contract: bytes) -> ServicePolicy:
+        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(service.name)]
+        found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
         return compiler.service_policy(service, contract, rights, addresses, self.now())
 

@@ -72,7 +72,7 @@ def service_routes(service: ServicePolicy) -> Message:
 def _transcoder(service: ServicePolicy) -> dict[str, Any]:
     return {
         "@type": f"{HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "proto_descriptor_bin": base64.b64encode(rest_descriptor(service.contract, service.name)).decode(),
+        "proto_descriptor_bin": rest_descriptor(service.contract, service.name),
         "services": [service.name],
         "convert_grpc_status": True,
         "print_options": {"preserve_proto_field_names": True},
@@ -168,13 +168,12 @@ def jwt_filter(trust: TrustPolicy) -> Message:
 
 def revoked_filter(trust: TrustPolicy) -> Message:
     """Refuses revoked systems and tokens though their tokens are still valid by themselves."""
-    matcher, taken_back = access.verdict("known", "ALLOW"), access.verdict("TOKEN_REVOKED", "DENY")
+    taken_back, otherwise = access.verdict("TOKEN_REVOKED", "DENY"), access.verdict("known", "ALLOW")
+    content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
     for header, values in ((TOKEN_HEADER, trust.revoked_tokens), (CLIENT_HEADER, trust.revoked_systems)):
         if values:
-            matcher = {"matcher": access.look_up(header, dict.fromkeys(sorted(values), taken_back), matcher)}
-    content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
-    if "matcher" in matcher:
-        content["matcher"] = matcher["matcher"]
+            after = {"matcher": content["matcher"]} if "matcher" in content else otherwise
+            content["matcher"] = access.look_up(header, dict.fromkeys(sorted(values), taken_back), after)
     return _extension(REVOKED, content)
 
 

@@ -10,29 +10,22 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from lgsp.gateway.xds.pruning import pruned
+
 _RULE = annotations_pb2.http
 _PATTERNS = ("get", "put", "post", "delete", "patch")
 
 
 def rest_descriptor(contract: bytes, service: str) -> bytes:
     """The contract with `service`'s HTTP rules below `/<service>`, error details included."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
+    files = pruned(descriptor_pb2.FileDescriptorSet.FromString(contract), service)
     for file in files.file:
-        file.ClearField("source_code_info")  # for people; a gateway would only keep it in memory
         for declared in file.service:
             if f"{file.package}.{declared.name}".lstrip(".") == service:
                 for method in declared.method:
                     _place(method, service)
     _include(files, error_details_pb2.DESCRIPTOR)
     _include(files, status_pb2.DESCRIPTOR)
-    return files.SerializeToString(deterministic=True)
-
-
-def plain_contract(contract: bytes) -> bytes:
-    """The contract without comments and positions."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
-    for file in files.file:
-        file.ClearField("source_code_info")
     return files.SerializeToString(deterministic=True)
 
 
