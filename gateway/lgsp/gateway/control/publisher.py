@@ -208,17 +208,20 @@ class Publisher:
         try:
             if isinstance(contract, BusError):
                 raise contract
-            policy = self._policy(service, contract)
-        except BusError as error:
-            log.error("service not published", service=name, reason=error.reason.name, detail=error.detail)
+            return self._resources(name, self._policy(service, contract)), []
+        except Exception as error:  # whatever is wrong with one service must not reach the others
+            why = {"reason": error.reason.name, "detail": error.detail} if isinstance(error, BusError) else {}
+            log.error("service not published", service=name, error=repr(error)[:300], **why)
             return [], None
+
+    def _resources(self, name: str, policy: ServicePolicy) -> list[Resource]:
         socket = self._sockets.get(name)
         made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
             made.append(Resource.of(name, clusters.endpoints(policy)))
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
-        return made, []
+        return made
 
     def _policy(self, service: Service, contract: bytes) -> ServicePolicy:
         rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(service.name)]
