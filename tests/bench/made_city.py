@@ -106,11 +106,13 @@ class MadeCity:
         called = self.called_services()
         for number, service in enumerate(called):
             yield _grant(f"caller-{number}", pb.Grant(consumer=CALLER, service=service, methods=["Get"]))
-        for number in range(self.grants - len(called)):
-            made = pb.Grant(service=name(number % self.services))
+        made_here = self.grants - len(called)
+        for number in range(made_here):
+            place = number * self.services // made_here
+            made = pb.Grant(service=name(place))
             made.methods.extend(self._random.sample(METHODS, self._random.randint(1, 3)))
             self._give_subject(made)
-            self._give_terms(made, masked=number % self.services % 20 == 0)
+            self._give_terms(made, masked=place % 20 == 0)
             yield _grant(f"g-{number}", made)
 
     def _give_subject(self, grant: pb.Grant) -> None:

@@ -31,16 +31,18 @@ def save(
 
 def load(path: Path) -> tuple[State, str] | None:
     """State and incarnation of the stream it came from; None when there is nothing usable."""
-    state = State()
+    state, found = State(), list[tuple[int, str, str, Record]]()
 
     def take(row: Row) -> None:
         if row.kind in KINDS:
-            state.apply(row.kind, row.key, Entry(Record.FromString(row.value), int(row.tag)))
+            found.append((int(row.tag), row.kind, row.key, Record.FromString(row.value)))
 
     try:
         facts = Rows(path, _FORM).load(take)
         if facts is None:
             return None
+        for revision, kind, key, record in sorted(found, key=lambda each: each[0]):
+            state.apply(kind, key, Entry(record, revision))
         state.revision = int(facts["revision"])
         return state, facts["incarnation"]
     except (DecodeError, ValueError, KeyError):

@@ -54,6 +54,8 @@ class State:
         self.revision = 0
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         self._keys: dict[str, list[str]] = {}
+        # Everything in the order of revisions: who comes back after a while is told what is at the end.
+        self._order: dict[tuple[str, str], None] = {}
         self._by_service: dict[str, dict[str, set[str]]] = {
             "grant": defaultdict(set),
             "endpoint": defaultdict(set),
@@ -136,10 +138,19 @@ class State:
         return self._of_service("endpoint", service)
 
     def entries(self) -> Iterator[tuple[str, str, Entry]]:
-        """(kind, key, entry) of everything."""
-        for kind, named in self._entries.items():
-            for key, entry in named.items():
-                yield kind, key, entry
+        """(kind, key, entry) of everything, in the order of revisions."""
+        for kind, key in self._order:
+            yield kind, key, self._entries[kind][key]
+
+    def since(self, revision: int) -> list[tuple[str, str, Entry]]:
+        """What is newer than `revision`, in the order of revisions; costs what it answers."""
+        found = []
+        for kind, key in reversed(self._order):
+            entry = self._entries[kind][key]
+            if entry.revision <= revision:
+                break
+            found.append((kind, key, entry))
+        return found[::-1]
 
     def apply(self, kind: str, key: str, entry: Entry) -> Change:
         """Take one record; sequences only grow."""
@@ -149,6 +160,8 @@ class State:
         elif kind in self._keys:
             insort(self._keys[kind], key)
         self._entries[kind][key] = entry
+        self._order.pop((kind, key), None)
+        self._order[kind, key] = None
         self._index(kind, key, entry.record, forget=False)
         self.revision = max(self.revision, entry.revision)
         return Change(kind, key, entry, previous)

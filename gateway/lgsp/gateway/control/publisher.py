@@ -115,15 +115,17 @@ class Publisher:
                 self._note_dates(entry.record.grant)
         removals: list[tuple[str, str]] = []
         failed: set[str] = set()
-        contracts = await self._fetch(touched)
-        for number, name in enumerate(sorted(touched)):
-            if number % _AT_A_TIME == _AT_A_TIME - 1:
-                await asyncio.sleep(0)  # others use the loop as well
-            made, gone = self._service(name, contracts)
-            upserts += made
-            removals += gone or []
-            if gone is None:
-                failed.add(name)
+        names = sorted(touched)
+        for start in range(0, len(names), _AT_A_TIME):
+            some = names[start : start + _AT_A_TIME]
+            contracts = await self._fetch(some)
+            for name in some:
+                made, gone = self._service(name, contracts)
+                upserts += made
+                removals += gone or []
+                if gone is None:
+                    failed.add(name)
+            await asyncio.sleep(0)  # others use the loop as well
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
@@ -190,8 +192,7 @@ class Publisher:
             except BusError as error:
                 fetched[digest] = error
 
-        for start in range(0, len(digests), _AT_A_TIME):
-            await asyncio.gather(*map(fetch, digests[start : start + _AT_A_TIME]))
+        await asyncio.gather(*map(fetch, digests))
         return fetched
 
     def _service(

@@ -5,8 +5,8 @@ The name of a verdict is the reason that the refused caller gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -49,16 +49,23 @@ def _verdicts(method: MethodPolicy) -> dict[str, Any]:
     return found | ({} if method.everyone else dict.fromkeys(sorted(method.consumers), granted))
 
 
-def _for_purposes(purposes: Iterable[str]) -> dict[str, Any]:
+@lru_cache(maxsize=1000)
+def _for_purposes(purposes: frozenset[str]) -> Message:
     named = dict.fromkeys(sorted(purposes), verdict("granted", "ALLOW"))
-    return {"matcher": look_up(PURPOSE_HEADER, named, verdict("PURPOSE_NOT_GRANTED", "DENY"))}
+    content = {"matcher": look_up(PURPOSE_HEADER, named, verdict("PURPOSE_NOT_GRANTED", "DENY"))}
+    return build("xds.type.matcher.v3.Matcher.OnMatch", content)
 
 
 def look_up(header: str, verdicts: Mapping[str, Any], otherwise: Any) -> dict[str, Any]:
     """One hash look-up of a header: value → verdict."""
-    typed = {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": header}
-    tree = {"input": {"name": header, "typed_config": typed}, "exact_match_map": {"map": verdicts}}
+    tree = {"input": _value_of(header), "exact_match_map": {"map": verdicts}}
     return {"matcher_tree": tree, "on_no_match": otherwise}
+
+
+@cache
+def _value_of(header: str) -> Message:
+    typed = {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": header}
+    return build("xds.core.v3.TypedExtensionConfig", {"name": header, "typed_config": typed})
 
 
 @cache

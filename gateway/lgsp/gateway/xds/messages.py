@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Final
 
@@ -60,11 +60,12 @@ def build(name: str, content: dict[str, Any]) -> Message:
     return made
 
 
-def packed(message: Message) -> Message:
-    """A message as a `google.protobuf.Any`."""
+def any_of(content: dict[str, Any]) -> Message:
+    """A `google.protobuf.Any` of the type that `@type` names."""
+    url = content["@type"]
+    inner = build(url.removeprefix(TYPE_PREFIX), {key: each for key, each in content.items() if key != "@type"})
     made: Any = message_class("google.protobuf.Any")()
-    made.type_url = TYPE_PREFIX + message.DESCRIPTOR.full_name
-    made.value = message.SerializeToString(deterministic=True)
+    made.type_url, made.value = url, inner.SerializeToString(deterministic=True)
     return made  # type: ignore[no-any-return]
 
 
@@ -153,15 +154,19 @@ def _message_filler(kind: Descriptor) -> Fill:
 
 
 def _fill_any(message: Any, value: dict[str, Any]) -> None:
-    content = build(
-        value["@type"].removeprefix(TYPE_PREFIX), {key: each for key, each in value.items() if key != "@type"}
-    )
-    message.CopyFrom(packed(content))
+    message.CopyFrom(any_of(value))
 
 
 def _fill_duration(message: Any, value: str) -> None:
-    message.FromJsonString(value)
+    message.CopyFrom(_duration(value))
     message.SetInParent()
+
+
+@lru_cache(maxsize=1000)
+def _duration(text: str) -> Message:
+    made: Any = message_class("google.protobuf.Duration")()
+    made.FromJsonString(text)
+    return made  # type: ignore[no-any-return]
 
 
 def _fill_wrapper(message: Any, value: Any) -> None:
