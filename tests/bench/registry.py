@@ -9,7 +9,7 @@ cold_load_s            from killing Envoy until a fresh one answers a call to ea
 change_effect_*_ms     from sending a grant or its revocation until a call is answered otherwise
 publish_per_s          new services published through the gateway by one client, several at once
 watch_list_s           the whole registry to a watcher that begins; watch_resume_s: 1,000 changes to one that comes back
-cpu_10000_over_10      CPU of Envoy a call with the whole city / with ten services
+cpu_10000_over_10      CPU of Envoy a call with the whole city / with ten services, ten being called in both
 """
 
 from __future__ import annotations
@@ -318,24 +318,26 @@ def _memory(city: City) -> dict[str, float]:
 async def _costs(
     cities: tuple[tuple[City, MadeCity], ...], rounds: int, calls: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """CPU a call of each city's Envoy, in interleaved rounds."""
-    targets = []
-    for city, made in cities:
-        paths = tuple(f"/{service}/Get" for service in made.called_services())
-        token = await _token(city)
-        targets.append((load.Target(city.node.target, paths, REQUEST, ANSWER, token, city.node.layout.ca), city))
-    for target, _ in targets:
-        await load.run(target, calls)
-    seen: list[list[float]] = [[] for _ in targets]
-    for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
-        for place, (target, city) in enumerate(targets):
+    """CPU a call of each city's Envoy, in interleaved rounds; and with many services in use instead of ten."""
+    (whole, made), (ten, small) = cities
+    spread = made.called_services()
+    ways = {
+        "10_of_10000": (whole, spread[:: max(1, len(spread) // 10)][:10]),
+        "10_of_10": (ten, small.called_services()),
+        "200_of_10000": (whole, spread),
+    }
+    seen: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        say(f"round {number} of {rounds}" if number else "warming up")
+        for way, (city, services) in ways.items():
+            paths = tuple(f"/{service}/Get" for service in services)
+            target = load.Target(city.node.target, paths, REQUEST, ANSWER, await _token(city), city.node.layout.ca)
             before = machine.cpu_seconds(city.pid("envoy"))
             await load.run(target, calls)
-            seen[place].append((machine.cpu_seconds(city.pid("envoy")) - before) / calls * 1e6)
-    whole, ten = seen
-    ratio = statistics.median(a / b for a, b in zip(whole, ten, strict=True))
-    figures = {"cpu_us_10000": round(statistics.median(whole), 1), "cpu_us_10": round(statistics.median(ten), 1)}
+            if number:
+                seen[way].append((machine.cpu_seconds(city.pid("envoy")) - before) / calls * 1e6)
+    ratio = statistics.median(a / b for a, b in zip(seen["10_of_10000"], seen["10_of_10"], strict=True))
+    figures = {f"cpu_us_{way}": round(statistics.median(each), 1) for way, each in seen.items()}
     return {"cpu_10000_over_10": round(ratio, 3)}, figures
 
 

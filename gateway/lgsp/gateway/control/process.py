@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import socket
 import time
@@ -175,6 +176,9 @@ class Control:
         await self._found()
         async with self._rotating:
             await self.keys.start(lambda kid: self.store.state.get("node_key", kid) is not None)
+        await self.publisher.publish()
+        # A city is millions of objects that stay: looking through them for garbage would halt every call of the APIs.
+        gc.freeze()
         await self.publisher.run(self.store.synced)
 
     async def _found(self) -> None:
