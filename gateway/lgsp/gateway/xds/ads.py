@@ -57,7 +57,8 @@ class AdsServer:
         return self.update(fresh.values(), gone)
 
     async def settled(self, generation: int, timeout_s: float) -> bool:
-        """True once every connected Envoy has acknowledged `generation`; False after the time, or with no Envoy."""
+        """True once every connected Envoy has acknowledged `generation`; False after the time, with no Envoy, or when
+        something was refused since."""
 
         def done() -> bool:
             return bool(self.connections) and all(c.settled >= generation for c in self.connections)
@@ -67,7 +68,7 @@ class AdsServer:
                 await self._settled.wait_for(done)
         except TimeoutError:
             return False
-        return True
+        return all(each.generation < generation for each in self.rejections.values())
 
     async def note_settled(self, connection: Connection, news: Mapping[Name, Resource | None] | None) -> None:
         """A connection reached a generation: tell who waits, and what it accepted since then (None: all that it holds)."""

@@ -42,12 +42,13 @@ BATCH, BATCH_BYTES = 200, 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A NACK: what Envoy refused, when (Unix seconds) and in its own words."""
+    """A NACK: what Envoy refused, when (Unix seconds), in its own words, and at which generation."""
 
     type_url: str
     names: tuple[str, ...]
     message: str
     time: float
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,8 @@ class Connection:
                 entry.open[name] = None
             entry.alone.update(names)
             return
-        nack = Rejection(request.type_url, names, request.error_detail.message[:2000], self.server.now())
+        message, server = request.error_detail.message[:2000], self.server
+        nack = Rejection(request.type_url, names, message, server.now(), server.generation)
         self.server.rejections.update({(request.type_url, name): nack for name in names})
 
     def _accepted(self, type_url: str, flight: _Flight) -> None:
