@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
+from lgsp.gateway.credentials import Credential
 from lgsp.gateway.rights import Right
-from lgsp.gateway.xds import clusters, resources
-from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
+from lgsp.gateway.xds import clusters, resources, upstream
+from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET, AdsServer
 from lgsp.gateway.xds.cache import Resource
-from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
+from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
 from lgsp.registry.lifecycle import CARRIED, lifecycle_of
 from lgsp.registry.state import State
 
@@ -39,7 +40,8 @@ class Publisher:
     """From registry changes to acknowledged resources.
 
     `live` says whether an endpoint's lease runs; `sockets` are the platform's own services and their unix sockets;
-    `exhausted` whether a grant's calls of the day are used up; `now` is the clock in UTC.
+    `exhausted` whether a grant's calls of the day are used up; `credential` finds what this node shows to a legacy system,
+    `ca_file` are the certificates this machine trusts; `now` is the clock in UTC.
     """
 
     def __init__(
@@ -53,11 +55,14 @@ class Publisher:
         live: Callable[[str], bool],
         sockets: Mapping[str, str],
         exhausted: Callable[[str], bool] = lambda grant: False,
+        credential: Callable[[str], Credential | None] = lambda name: None,
+        ca_file: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
         self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
-        self._exhausted = exhausted
+        self._exhausted, self._credential, self._ca_file = exhausted, credential, ca_file
+        self._secret_of: dict[str, str] = {}
         self._touched: set[str] = set()
         self._trust_touched = True
         self._wake = asyncio.Event()
@@ -110,6 +115,7 @@ class Publisher:
             removals += gone or []
             if gone is None:
                 failed.add(name)
+        removals += self._unused_secrets()
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
@@ -166,6 +172,7 @@ class Publisher:
 
     async def _service(self, name: str) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
+        self._secret_of.pop(name, None)
         if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
         try:
@@ -173,6 +180,8 @@ class Publisher:
         except BusError as error:
             log.error("service not published", service=name, reason=error.reason.name, detail=error.detail)
             return [], None
+        if policy.rest is not None:
+            return self._legacy(policy, policy.rest), [(ENDPOINTS, name)]
         socket = self._sockets.get(name)
         made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
@@ -180,6 +189,28 @@ class Publisher:
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made, []
+
+    def _legacy(self, policy: ServicePolicy, rest: RestPolicy) -> list[Resource]:
+        """A system that Envoy calls itself, with its credential."""
+        name = policy.name
+        made = [Resource.of(name, clusters.rest_cluster(name, rest))]
+        found = self._credential(rest.secret.removeprefix(compiler.CREDENTIAL_SECRET)) if rest.secret else None
+        if found is not None:
+            self._secret_of[name] = rest.secret
+            made.append(Resource.of(rest.secret, upstream.secret(rest.secret, found.value.encode())))
+        if rest.closed:
+            log.error("legacy system not called", service=name, why=rest.closed)
+        return [
+            *made,
+            Resource.of(name, resources.scope(name, name)),
+            Resource.of(name, resources.service_routes(policy)),
+        ]
+
+    def _unused_secrets(self) -> list[tuple[str, str]]:
+        """Envoy asks for the secrets that clusters name, and no others are kept for it."""
+        used = set(self._secret_of.values())
+        held = [name for name in self._ads.desired[SECRET] if name.startswith(compiler.CREDENTIAL_SECRET)]
+        return [(SECRET, name) for name in held if name not in used]
 
     async def _policy(self, name: str) -> ServicePolicy:
         service = self._state.get("service", name).record.service  # type: ignore[union-attr]
@@ -190,7 +221,13 @@ class Publisher:
         rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, rights, addresses, self.now())
+        return compiler.service_policy(service, contract, rights, addresses, self.now(), self._rest(service))
+
+    def _rest(self, service: Service) -> RestPolicy | None:
+        if not service.HasField("rest"):
+            return None
+        found = self._credential(service.rest.credential) if service.rest.credential else None
+        return compiler.rest_policy(service.rest, found.header if found else None, self._ca_file)
 
     def _right(self, grant: Grant) -> Right:
         systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))

@@ -42,8 +42,10 @@ def _detail(*needles: str) -> str:
 
 # From the most to the least particular.
 RULES: Final[tuple[tuple[str, str], ...]] = (
-    *((f"'x-lgsp-reason' in response.headers && response.headers['x-lgsp-reason'] == '{name}'", name)
-      for name in UPSTREAM_REASONS),
+    *(
+        (f"'x-lgsp-reason' in response.headers && response.headers['x-lgsp-reason'] == '{name}'", name)
+        for name in UPSTREAM_REASONS
+    ),
     ("response.code == 500 && " + _detail("response_buffer_size_limit_reached"), "PROVIDER_FAULT"),
     ("response.code == 500 && " + _detail("grpc_json_reverse_transcode_failure"), "RECORD_DOES_NOT_FIT_CONTRACT"),
     ("response.code == 400 && " + _detail("direct_response"), "REQUEST_MALFORMED"),
@@ -91,9 +93,7 @@ _NOT_TRANSCODED: Final = {"header_filter": {"header": {"name": "x-envoy-original
 _WAS_GRPC: Final = {
     "header_filter": {"header": {"name": UPSTREAM_MARK, "string_match": {"prefix": "application/grpc"}}}
 }
-_IS_GRPC: Final = {
-    "or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_CONTENT, _NOT_TRANSCODED]}}, _WAS_GRPC]}
-}
+_IS_GRPC: Final = {"or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_CONTENT, _NOT_TRANSCODED]}}, _WAS_GRPC]}}
 
 
 def local_replies() -> dict[str, Any]:

@@ -101,7 +101,9 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
-    plain = method.fields or service.rest is not None  # neither the mask nor the reverse transcoder reads compressed messages
+    plain = (
+        method.fields or service.rest is not None
+    )  # neither the mask nor the reverse transcoder reads compressed messages
     return [masks.compressed_route(service.name, method.name, GRANTS), route] if plain else [route]
 
 

@@ -128,7 +128,10 @@ def per_host(service: ServicePolicy, rest: RestPolicy) -> dict[str, Any]:
             # Fields by their JSON names, which a contract can set; what has its default value is left out.
             "request_json_print_options": {"use_canonical_field_names": True},
         },
-        STATUS: {"@type": f"{_HTTP}.custom_response.v3.CustomResponse", "custom_response_matcher": _answers(_ERRORS, _OWN)},
+        STATUS: {
+            "@type": f"{_HTTP}.custom_response.v3.CustomResponse",
+            "custom_response_matcher": _answers(_ERRORS, _OWN),
+        },
     }
 
 
@@ -185,9 +188,7 @@ def _descriptor(service: ServicePolicy) -> bytes:
     return files.SerializeToString(deterministic=True)
 
 
-def _methods(
-    files: descriptor_pb2.FileDescriptorSet, service: str
-) -> Iterator[descriptor_pb2.MethodDescriptorProto]:
+def _methods(files: descriptor_pb2.FileDescriptorSet, service: str) -> Iterator[descriptor_pb2.MethodDescriptorProto]:
     for file in files.file:
         for declared in file.service:
             if f"{file.package}.{declared.name}".lstrip(".") == service:
@@ -212,8 +213,10 @@ def _in_json(template: str, request: Descriptor) -> str:
     """Variables are looked up in the request's JSON form, where a field may have another name."""
 
     def renamed(found: re.Match[str]) -> str:
-        steps, message = [], request
+        steps: list[str] = []
+        message: Descriptor | None = request
         for step in found[1].split("."):
+            assert message is not None  # the registry has checked it
             field = message.fields_by_name[step]
             steps.append(field.json_name)
             message = field.message_type
@@ -233,8 +236,8 @@ def path_pattern(template: str) -> str:
     return made + re.escape(template[end:])
 
 
-def _wild(token: str) -> str:
-    return f"{_SEGMENT}(?:/{_SEGMENT})*" if token == "**" else _SEGMENT
+def _wild(sign: str) -> str:
+    return f"{_SEGMENT}(?:/{_SEGMENT})*" if sign == "**" else _SEGMENT
 
 
 MakeRoute = Callable[[ServicePolicy, MethodPolicy], dict[str, Any]]
