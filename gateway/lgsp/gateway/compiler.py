@@ -35,7 +35,7 @@ from lgsp.registry.contracts import load_contract
 _IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
 # Before a credential's name: the name of the secret that holds its value.
-CREDENTIAL_SECRET = "credential/"
+CREDENTIAL_SECRET = "credential/"  # noqa: S105 # a name, not a secret
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT,

@@ -86,6 +86,7 @@ RULES: Final[tuple[tuple[str, str], ...]] = (
 )
 # The transcoder has already made the request look like gRPC when it finds that the JSON does not fit.
 _TRANSCODER: Final = _detail("grpc_json_transcode", "grpc_transcode")
+_TRANSCODER_LIMIT: Final = f"({_TRANSCODER}) && {_detail('request_buffer_size_limit_reached')}"
 _GRPC_CONTENT: Final = {
     "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
 }
@@ -99,7 +100,8 @@ _IS_GRPC: Final = {"or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_C
 def local_replies() -> dict[str, Any]:
     """`LocalReplyConfig` with two mappers a rule: gRPC callers, then everybody else."""
     mappers = [make(rule, TABLE[name]) for rule, name in RULES for make in (_grpc_mapper, _json_mapper)]
-    return {"mappers": [_json_mapper(_TRANSCODER, TABLE["REQUEST_MALFORMED"]), *mappers]}
+    too_large = _json_mapper(_TRANSCODER_LIMIT, TABLE["REQUEST_TOO_LARGE"])
+    return {"mappers": [too_large, _json_mapper(_TRANSCODER, TABLE["REQUEST_MALFORMED"]), *mappers]}
 
 
 def packed(reason: Reason) -> str:
