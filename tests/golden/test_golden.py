@@ -61,7 +61,10 @@ def test_every_golden_file_has_its_case():
 def _without_contract(value):
     """The contract's bytes change with protobuf's own files; its presence is what matters here."""
     if isinstance(value, dict):
-        return {k: "…" if k in ("proto_descriptor_bin", "descriptor_binary") and v else _without_contract(v) for k, v in value.items()}
+        return {
+            k: "…" if k in ("proto_descriptor_bin", "descriptor_binary") and v else _without_contract(v)
+            for k, v in value.items()
+        }
     return [_without_contract(each) for each in value] if isinstance(value, list) else value
 
 

@@ -1,0 +1,74 @@
+"""Expressions that Envoy gets for legacy systems: which headers go, which paths may be asked for."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lgsp.gateway.credentials import checked
+from lgsp.gateway.errors import SettingsError
+from lgsp.gateway.xds import upstream
+
+OTHERS = re.compile(upstream.other_than(upstream.FORWARDED))
+
+
+def test_forwarded_headers_and_pseudo_headers_are_no_others():
+    for name in (*upstream.FORWARDED, ":path", ":method", ":authority", ":scheme"):
+        assert not OTHERS.fullmatch(name)
+
+
+@given(st.sampled_from(upstream.FORWARDED), st.integers(0, 20), st.text(alphabet="abcx-_1.", max_size=3))
+def test_names_near_a_forwarded_one_are_others(name, at, more):
+    for near in (name[:at] + more + name[at:], name[:at] + more, name[at:], more):
+        assert bool(OTHERS.fullmatch(near)) == bool(near and near not in upstream.FORWARDED) or not near
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-_.!", min_size=1, max_size=30))
+def test_every_other_name_is_an_other(name):
+    assert bool(OTHERS.fullmatch(name)) == (name not in upstream.FORWARDED)
+
+
+@given(st.text(alphabet="a./%", max_size=8), st.text(alphabet="a./%", max_size=8))
+def test_a_path_keeps_the_segments_of_its_template(one, two):
+    path = f"/v1/{one}/x/{two}"
+    segments = path.split("/")[1:]
+    fits = re.fullmatch(upstream.path_pattern("/v1/{a.b}/x/{c=*}"), path)
+    plain = len(segments) == 4 and not {"", ".", ".."} & set(segments)
+    assert bool(fits) == plain
+
+
+@given(st.text(alphabet="a./", max_size=12))
+def test_many_segments_stay_below_their_prefix(rest):
+    path = f"/v1/files/{rest}"
+    fits = re.fullmatch(upstream.path_pattern("/v1/{name=files/**}"), path)
+    assert bool(fits) == (not {"", ".", ".."} & set(path.split("/")[1:]))
+
+
+def test_a_verb_and_signs_are_literal():
+    assert re.fullmatch(upstream.path_pattern("/v1/a.b:run"), "/v1/a.b:run")
+    assert not re.fullmatch(upstream.path_pattern("/v1/a.b:run"), "/v1/axb:run")
+
+
+def test_a_credential_has_a_form_and_never_shows_its_value():
+    assert "geheim" not in repr(checked("land", "Authorization", "Bearer geheim"))
+    bad = (
+        ("Land", "Authorization", "x"),
+        ("../land", "Authorization", "x"),
+        ("land", "Host", "x"),
+        ("land", "X-LGSP-Client", "x"),
+        ("land", "content-length", "x"),
+        ("land", "a b", "x"),
+        ("land", "Authorization", ""),
+        ("land", "Authorization", "geheim\r\nx: y"),
+        ("land", "Authorization", "geheim một"),
+        ("land", "Authorization", "g" * 8193),
+    )
+    for arguments in bad:
+        try:
+            checked(*arguments)
+        except SettingsError as error:
+            assert "geheim" not in str(error)
+        else:
+            raise AssertionError(arguments[:2])
