@@ -160,6 +160,8 @@ def _check_method(method: MethodDescriptor) -> None:
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     if rule.WhichOneof("pattern") in (None, "custom"):
         raise BusError("CONTRACT_INVALID", f"{method.name} needs google.api.http with get, put, post, delete or patch")
+    if "*" in re.sub(r"\{[^}]*\}", "", getattr(rule, rule.WhichOneof("pattern"))):
+        raise BusError("CONTRACT_INVALID", f"{method.name}: a wildcard of the path must be a variable's, `{{name=*}}`")
     if rule.response_body:
         raise BusError("CONTRACT_INVALID", f"{method.name}: response_body is not carried to an HTTP/JSON system")
     if rule.WhichOneof("pattern") in ("get", "delete") and rule.body:

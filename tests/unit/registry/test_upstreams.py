@@ -68,6 +68,7 @@ service Bare { rpc Get(M) returns (M); }
 service Custom { rpc Get(M) returns (M) { option (google.api.http) = {custom: {kind: "HEAD" path: "/x"}}; } }
 service Raw { rpc Get(M) returns (google.api.HttpBody) { option (google.api.http) = {get: "/x"}; } }
 service Inner { rpc Get(M) returns (M) { option (google.api.http) = {get: "/x" response_body: "id"}; } }
+service Wild { rpc Get(M) returns (M) { option (google.api.http) = {get: "/x/*/y"}; } }
 service Bodied { rpc Get(M) returns (M) { option (google.api.http) = {get: "/x" body: "*"}; } }
 message M { string id = 1; }
 """
@@ -148,7 +149,7 @@ def test_addresses_are_the_policys_to_judge(refused):
     assert refused.asked == ["[2001:db8::1]:9"]
 
 
-@pytest.mark.parametrize("service", ["Streams", "Uploads", "Bare", "Custom", "Raw", "Inner", "Bodied"])
+@pytest.mark.parametrize("service", ["Streams", "Uploads", "Bare", "Custom", "Raw", "Inner", "Bodied", "Wild"])
 def test_what_the_gateway_cannot_carry_is_refused(refused, service):
     assert refused(service) == "CONTRACT_INVALID"
 

@@ -19,7 +19,7 @@ _RUNTIME: Final = {
     # Spans leave within a second: who follows a call is waiting for them.
     "tracing.opentelemetry.flush_interval_ms": 1000,
     # Its default of 100 is for expressions that strangers write; ours are made here, from bounded parts.
-    "re2.max_program_size.error_level": 20_000,
+    "re2.max_program_size.error_level": 50_000,
 }
 # Envoy's own pause grows to 30 s: too long to wait for a control process that is back after one.
 _RECONNECT: Final = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}

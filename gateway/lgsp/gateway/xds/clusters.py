@@ -16,6 +16,19 @@ _UPSTREAM_HTTP2: Final = {
 }
 
 
+# One address of several that takes no connection is left out for a while; what a system answers is its own affair.
+_UNREACHABLE: Final = {
+    "split_external_local_origin_errors": True,
+    "consecutive_local_origin_failure": 3,
+    "base_ejection_time": "10s",
+    "max_ejection_percent": 50,
+    "enforcing_consecutive_5xx": 0,
+    "enforcing_consecutive_gateway_failure": 0,
+    "enforcing_success_rate": 0,
+    "enforcing_local_origin_success_rate": 0,
+}
+
+
 def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Message:
     """The upstream of a service: endpoints by EDS, or one unix socket of the platform's own."""
     protocol = {"http_protocol_options": {}} if http1 else {"http2_protocol_options": _UPSTREAM_HTTP2}
@@ -45,6 +58,7 @@ def rest_cluster(name: str, rest: RestPolicy) -> Message:
         "name": name,
         "connect_timeout": "2s",
         "circuit_breakers": {"thresholds": [{"max_connections": 64, "max_pending_requests": 256, "max_retries": 8}]},
+        "outlier_detection": _UNREACHABLE,
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
