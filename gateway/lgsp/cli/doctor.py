@@ -197,7 +197,7 @@ def _brokered(session: Session) -> Iterator[Finding]:
 
 def _legacy(session: Session, node: Settings) -> Iterator[Finding]:
     """Legacy systems that this node cannot call as it should, and so does not call."""
-    with session.channel() as channel:
+    with session.as_operator().channel() as channel:
         found = every_page(RegistryServiceStub(channel).ListServices, pb.ListServicesRequest(), "services")
     legacy = [each for each in found if each.HasField("rest") and not each.HasField("retired_at")]
     bundle = system_bundle()

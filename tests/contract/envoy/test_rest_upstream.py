@@ -315,6 +315,50 @@ async def test_a_broken_answer_is_the_providers_fault(stage, what):
     assert await stage.rest("GET", "/v1/wards/1") == (None, {"code": 4})
 
 
+async def test_of_a_good_answers_headers_none_but_its_form_passes(stage):
+    given = (
+        "set-cookie: a=b",
+        "x-powered-by: PHP",
+        "grpc-status: 5",
+        "grpc-encoding: gzip",
+        "x-lgsp-reason: X",
+        "x-a: b",
+    )
+    stage.legacy.says({"code": 4}, "200 OK", *given)
+    assert await stage.call("Get", "Key", ward_code=1) == (None, {"code": 4})
+    trust = ssl.create_default_context(cadata=stage.edge.certificate.decode())
+    async with httpx.AsyncClient(verify=trust, base_url=stage.edge.url) as http:
+        token = {"authorization": f"Bearer {stage.edge.token()}"}
+        got = await http.get(f"/{SERVICE}/v1/wards/1", headers=token)
+    assert (got.status_code, got.json()) == (200, {"code": 4})
+    ours = {"content-type", "content-length", "date", "server", "x-request-id", "grpc-status"}
+    ours |= {"x-envoy-upstream-service-time", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+    assert set(got.headers) <= ours
+    assert (got.headers["server"], got.headers["grpc-status"]) == ("lgsp", "0")
+
+
+async def test_messages_of_the_usual_limit_pass(stage):
+    try:
+        await stage.publish(RestPolicy("127.0.0.1", stage.legacy.port, tls=False))
+        text = "y" * (3 << 20)
+        stage.legacy.says({"code": 4, "tags": [text]})
+        assert (await stage.call("Get", "Key", ward_code=1))[1] == {"code": 4, "tags": [text]}
+        assert (await stage.rest("GET", "/v1/wards/1"))[1] == {"code": 4, "tags": [text]}
+        stage.legacy.says({"code": 4})
+        assert (await stage.call("Make", "Ward", full_name=text))[0] is None
+        assert (await stage.rest("POST", "/v1/wards", json={"full_name": text}))[0] is None
+        assert [each.json["tenPhuong"] for each in stage.legacy.seen[-2:]] == [text, text]
+    finally:
+        await stage.publish(stage.plain())
+
+
+async def test_json_that_does_not_fit_is_the_callers_fault(stage):
+    for body in (b"{", b'{"code": 1', b'{"code": "x"}', b"[]"):
+        got = await stage.rest("POST", "/v1/wards", content=body, headers=[("content-type", "application/json")])
+        assert got[0] == "REQUEST_MALFORMED"
+    assert not stage.legacy.seen
+
+
 async def test_no_content_is_an_empty_message(stage):
     stage.legacy.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
     assert await stage.call("Remove", "Key", answer="Nothing", ward_code=1) == (None, {})
@@ -368,7 +412,8 @@ async def test_rates_hold(stage):
 
 async def test_a_system_that_is_away_or_closed_is_unavailable(stage):
     away = RestPolicy("127.0.0.1", free_port(), tls=False)
-    for rest in (away, stage.plain(closed="no credential")):
+    nameless = RestPolicy("nowhere.test", 80, tls=False)
+    for rest in (away, nameless, stage.plain(closed="no credential")):
         try:
             await stage.publish(rest)
             assert (await stage.call("Get", "Key", ward_code=1))[0] == "PROVIDER_UNAVAILABLE"

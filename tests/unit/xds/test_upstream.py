@@ -7,9 +7,14 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lgsp.api.registry.v1.registry_pb2 import RestUpstream
+from lgsp.gateway.compiler import rest_policy
 from lgsp.gateway.credentials import checked
 from lgsp.gateway.errors import SettingsError
+from lgsp.gateway.tls import system_bundle
 from lgsp.gateway.xds import upstream
+from lgsp.gateway.xds.clusters import rest_cluster
+from tests.support.certificates import self_signed
 
 OTHERS = re.compile(upstream.other_than(upstream.FORWARDED))
 
@@ -72,3 +77,29 @@ def test_a_credential_has_a_form_and_never_shows_its_value():
             assert "geheim" not in str(error)
         else:
             raise AssertionError(arguments[:2])
+
+
+def test_what_cannot_be_called_as_it_should_is_not_called():
+    rest = RestUpstream(base_url="https://land.vn/api/", credential="land")
+    found = rest_policy(rest, "X-Key", "/bundle.pem")
+    assert (found.host, found.port, found.prefix, found.ca_file) == ("land.vn", 443, "/api", "/bundle.pem")
+    assert (found.header, found.secret, found.max_body, found.closed) == ("X-Key", "credential/land", 4 << 20, "")
+    without = rest_policy(rest, None, "/bundle.pem")
+    assert (without.secret, "no credential land" in without.closed) == ("", True)
+    untrusted = RestUpstream(base_url="https://land.vn")
+    assert "certificate authorities" in rest_policy(untrusted, None, None).closed
+    assert not rest_policy(RestUpstream(base_url="https://land.vn", ca="pem"), None, None).closed
+    for policy in (without, rest_policy(untrusted, None, None)):
+        cluster = rest_cluster("s", policy)
+        assert not cluster.load_assignment.endpoints
+        assert "injected_credentials" not in str(cluster)
+
+
+def test_the_machines_authorities_are_found_or_nobodys(tmp_path, monkeypatch):
+    path = tmp_path / "bundle.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    assert system_bundle() is None
+    path.write_text("nothing")
+    assert system_bundle() is None
+    path.write_bytes(self_signed()[0])
+    assert system_bundle() == str(path)

@@ -42,6 +42,7 @@ GRPC_CONTENT: Final = {
 # Nobody is "internal": every caller is treated as coming from outside.
 _NOBODY: Final = {"address_prefix": "255.255.255.255", "prefix_len": 32}
 STREAM_SECONDS: Final = 300
+MAX_MESSAGE: Final = 4 << 20
 
 
 # --- one service -----------------------------------------------------------------------------------------------------
@@ -65,6 +66,8 @@ def service_routes(service: ServicePolicy) -> Message:
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
         "response_headers_to_add": deprecation.headers(service.deprecation),
+        # Masks hold a message until it is whole; without this they would refuse what is larger than an HTTP/2 window.
+        "request_body_buffer_limit": max(MAX_MESSAGE, service.rest.max_body if service.rest else 0),
         "typed_per_filter_config": per_host,
         "routes": [route for method in service.methods for route in _method_routes(service, method)]
         + [*onward, _no_such_method(service.name)],
@@ -81,7 +84,7 @@ def _transcoder(service: ServicePolicy) -> dict[str, Any]:
         "print_options": {"preserve_proto_field_names": True},
         "request_validation_options": {"reject_unknown_query_parameters": True},
         # As much as what answers takes.
-        "max_request_body_size": service.rest.max_body if service.rest else 4 << 20,
+        "max_request_body_size": service.rest.max_body if service.rest else MAX_MESSAGE,
     }
 
 

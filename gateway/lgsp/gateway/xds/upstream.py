@@ -73,10 +73,8 @@ function envoy_on_response(answer)
   answer:headers():replace(":status", "500")
 end
 """
-# What a system says of itself or to a browser, and what only the gateway may say.
-_DROPPED: Final = ("set-cookie", "server", "via", "x-powered-by", "location", "www-authenticate", "alt-svc", "refresh",
-                   "access-control-allow-origin", "access-control-allow-credentials", "strict-transport-security",
-                   "x-lgsp-reason", "grpc-status", "grpc-message", "grpc-status-details-bin", "content-encoding")  # fmt: skip
+# Of its headers only these come back: no cookie, no `server`, no header by which a gateway or gRPC would be told things.
+_ANSWERED: Final = ("content-type", "content-length", "transfer-encoding")
 # Otherwise a GET would have a chunked body of no chunks, which old servers do not bear.
 _BODILESS: Final = {
     "request_headers_to_add": [
@@ -302,7 +300,6 @@ def _retries(method: MethodPolicy) -> dict[str, Any]:
 
 def http_filters(rest: RestPolicy) -> list[dict[str, Any]]:
     """What the system sees of a call, and its credential, put in last so that no caller's header stands in for it."""
-    kept = {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": other_than(FORWARDED)}}}}
     said = [
         {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
         for key, value in (("accept", "application/json"), ("accept-encoding", "identity"))
@@ -310,8 +307,8 @@ def http_filters(rest: RestPolicy) -> list[dict[str, Any]]:
     headers = {
         "@type": f"{_HTTP}.header_mutation.v3.HeaderMutation",
         "mutations": {
-            "request_mutations": [kept, *said],
-            "response_mutations": [{"remove": name} for name in _DROPPED],
+            "request_mutations": [_only(FORWARDED), *said],
+            "response_mutations": [_only(_ANSWERED)],
         },
     }
     credential = [{"name": "credential", "typed_config": _credential(rest)}] if rest.secret else []
@@ -321,6 +318,10 @@ def http_filters(rest: RestPolicy) -> list[dict[str, Any]]:
         *credential,
         {"name": "codec", "typed_config": codec},
     ]
+
+
+def _only(names: Iterable[str]) -> dict[str, Any]:
+    return {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": other_than(names)}}}}
 
 
 def _credential(rest: RestPolicy) -> dict[str, Any]:
