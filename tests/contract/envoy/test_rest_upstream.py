@@ -103,11 +103,7 @@ class Stage:
             try:
                 got = await call(self.message(request)(**fields), metadata=(token, *metadata), timeout=10)
             except grpc.aio.AioRpcError as error:
-                code, reason = refusal(error)
-                assert reason is not None, f"{code}: {error.details()}"
-                assert TABLE[reason].code.name == code
-                assert SECRET not in f"{error.details()} {error.trailing_metadata()} {error.initial_metadata()}"
-                return reason, dict(error.trailing_metadata() or ())
+                return _told(error)
         assert got is not None, "a success without a message"
         return None, json_format.MessageToDict(got, preserving_proto_field_name=True, descriptor_pool=self.pool)
 
@@ -123,6 +119,14 @@ class Stage:
         assert got.json()["details"][0]["reason"] == reason
         assert SECRET not in f"{got.text} {got.headers}"
         return reason, dict(got.headers)
+
+
+def _told(error: grpc.aio.AioRpcError):
+    code, reason = refusal(error)
+    assert reason is not None, f"{code}: {error.details()}"
+    assert TABLE[reason].code.name == code
+    assert SECRET not in f"{error.details()} {error.trailing_metadata()} {error.initial_metadata()}"
+    return reason, dict(error.trailing_metadata() or ())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
