@@ -152,6 +152,15 @@ async def test_from_plugging_to_unplugging(bus):
 
     assert (await city.lgsp("unplug", SYSTEM)).code == 0
     assert (await bus.call(id="1"))[0] == "SERVICE_UNKNOWN"
+    names = ("--vi", "Đất đai", "--en", "Land", "--provider", SYSTEM, "--contract", bus.folder / "land.proto")
+    rest = ("--rest-ca", bus.folder / "legacy.pem")
+    assert (await city.lgsp("service", "publish", SERVICE, *names, *rest)).code == 2
+    url = f"https://127.0.0.1:{legacy.port}/again"
+    published = await city.lgsp("service", "publish", SERVICE, *names, *rest, "--rest", url)
+    assert published.code == 0, published.err
+    assert (await bus.call(id="1"))[0] is None
+    assert legacy.seen[-1].target == "/again/v1/parcels/1"
+    assert not legacy.seen[-1].headers.keys() & {"authorization", "x-api-key"}
     assert (await city.lgsp("plug", bus.folder / "component.toml")).code == 0
     assert (await bus.call(id="1"))[0] == "PROVIDER_UNAVAILABLE"
 

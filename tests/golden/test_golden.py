@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from lgsp.gateway.xds import clusters, resources, upstream
+from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
@@ -33,7 +33,7 @@ CASES = {
     "legacy_cluster": lambda: clusters.rest_cluster(SERVICE, REST),
     "legacy_closed": lambda: clusters.rest_cluster(SERVICE, RestPolicy("10.0.0.9", 80, tls=False, closed="why")),
     "legacy_routes": lambda: resources.service_routes(LEGACY),
-    "legacy_secret": lambda: upstream.secret("credential/land", b"Bearer x"),
+    "legacy_secret": lambda: upstream_cluster.secret("credential/land", b"Bearer x"),
     "endpoints": lambda: clusters.endpoints(POLICY),
     "scope": lambda: resources.scope(SERVICE, SERVICE),
     "jwt": lambda: resources.jwt_filter(TRUST),

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from lgsp.adapters.manifest import compile_proto
 from lgsp.api.errors import TABLE
-from lgsp.gateway.xds import ads, clusters, resources, upstream
+from lgsp.gateway.xds import ads, clusters, resources, upstream_cluster
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import FieldRule, Limit, MethodPolicy, RestPolicy, ServicePolicy
 from tests.support.certificates import self_signed
@@ -185,7 +185,7 @@ async def test_only_what_the_gateway_means_reaches_the_system(stage):
     await stage.call("Get", "Key", *claimed, ward_code=4)
     await stage.rest("GET", "/v1/wards/4", headers=claimed)
     for asked in stage.legacy.seen:
-        assert set(asked.headers) <= {*upstream.FORWARDED, "host", "accept", "accept-encoding"}
+        assert set(asked.headers) <= {*upstream_cluster.FORWARDED, "host", "accept", "accept-encoding"}
         assert (asked.headers["x-lgsp-client"], asked.headers["x-lgsp-agency"]) == (CALLER, "H26")
         assert (asked.headers["accept"], asked.headers["accept-encoding"]) == ("application/json", "identity")
         assert asked.headers["traceparent"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
@@ -431,11 +431,11 @@ async def test_a_credential_goes_with_every_call_and_can_be_rotated(stage):
     name = "credential/land"
     rest = stage.plain(header="X-Api-Key", secret=name)
     try:
-        await stage.publish(rest, Resource.of(name, upstream.secret(name, b"first")))
+        await stage.publish(rest, Resource.of(name, upstream_cluster.secret(name, b"first")))
         spoofed = ("x-api-key", "mine")
         await stage.call("Get", "Key", spoofed, ward_code=1)
         await stage.rest("GET", "/v1/wards/1", headers=[spoofed])
-        await stage.edge.apply(Resource.of(name, upstream.secret(name, b"second")))
+        await stage.edge.apply(Resource.of(name, upstream_cluster.secret(name, b"second")))
         await stage.call("Get", "Key", spoofed, ward_code=1)
         assert [each.headers["x-api-key"] for each in stage.legacy.seen] == ["first", "first", "second"]
         assert not any("authorization" in each.headers for each in stage.legacy.seen)

@@ -13,27 +13,27 @@ from lgsp.gateway.compiler import rest_policy
 from lgsp.gateway.credentials import checked
 from lgsp.gateway.errors import SettingsError
 from lgsp.gateway.tls import system_bundle
-from lgsp.gateway.xds import upstream
+from lgsp.gateway.xds import upstream, upstream_cluster
 from lgsp.gateway.xds.clusters import rest_cluster
 from tests.support.certificates import self_signed
 
-OTHERS = re.compile(upstream.other_than(upstream.FORWARDED))
+OTHERS = re.compile(upstream_cluster.other_than(upstream_cluster.FORWARDED))
 
 
 def test_forwarded_headers_and_pseudo_headers_are_no_others():
-    for name in (*upstream.FORWARDED, ":path", ":method", ":authority", ":scheme"):
+    for name in (*upstream_cluster.FORWARDED, ":path", ":method", ":authority", ":scheme"):
         assert not OTHERS.fullmatch(name)
 
 
-@given(st.sampled_from(upstream.FORWARDED), st.integers(0, 20), st.text(alphabet="abcx-_1.", max_size=3))
+@given(st.sampled_from(upstream_cluster.FORWARDED), st.integers(0, 20), st.text(alphabet="abcx-_1.", max_size=3))
 def test_names_near_a_forwarded_one_are_others(name, at, more):
     for near in (name[:at] + more + name[at:], name[:at] + more, name[at:], more):
-        assert bool(OTHERS.fullmatch(near)) == bool(near and near not in upstream.FORWARDED) or not near
+        assert bool(OTHERS.fullmatch(near)) == bool(near and near not in upstream_cluster.FORWARDED) or not near
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789-_.!", min_size=1, max_size=30))
 def test_every_other_name_is_an_other(name):
-    assert bool(OTHERS.fullmatch(name)) == (name not in upstream.FORWARDED)
+    assert bool(OTHERS.fullmatch(name)) == (name not in upstream_cluster.FORWARDED)
 
 
 @given(st.text(alphabet="a./%", max_size=8), st.text(alphabet="a./%", max_size=8))

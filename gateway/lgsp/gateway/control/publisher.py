@@ -19,7 +19,7 @@ from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
 from lgsp.gateway.credentials import Credential
 from lgsp.gateway.rights import Right
-from lgsp.gateway.xds import clusters, resources, upstream
+from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET, AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
@@ -197,7 +197,7 @@ class Publisher:
         found = self._credential(rest.secret.removeprefix(compiler.CREDENTIAL_SECRET)) if rest.secret else None
         if found is not None:
             self._secret_of[name] = rest.secret
-            made.append(Resource.of(rest.secret, upstream.secret(rest.secret, found.value.encode())))
+            made.append(Resource.of(rest.secret, upstream_cluster.secret(rest.secret, found.value.encode())))
         if rest.closed:
             log.error("legacy system not called", service=name, why=rest.closed)
         return [

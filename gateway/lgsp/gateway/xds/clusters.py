@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import upstream
+from lgsp.gateway.xds import upstream_cluster
 from lgsp.gateway.xds.messages import ADS, build
 from lgsp.gateway.xds.policy import RestPolicy, ServicePolicy
 
@@ -54,7 +54,7 @@ def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Messa
 
 def rest_cluster(name: str, rest: RestPolicy) -> Message:
     """A legacy HTTP/JSON system: HTTP/1.1, TLS verified, never more connections than such a system bears."""
-    content = upstream.place(name, rest) | {
+    content = upstream_cluster.place(name, rest) | {
         "name": name,
         "connect_timeout": "2s",
         "circuit_breakers": {"thresholds": [{"max_connections": 64, "max_pending_requests": 256, "max_retries": 8}]},
@@ -65,12 +65,12 @@ def rest_cluster(name: str, rest: RestPolicy) -> Message:
                 # Shorter than what servers keep: a connection closed under a request is an error for a write.
                 "common_http_protocol_options": {"idle_timeout": "4s", "max_headers_count": 100},
                 "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": upstream.http_filters(rest),
+                "http_filters": upstream_cluster.http_filters(rest),
             }
         },
     }
     if rest.tls and not rest.closed:
-        content["transport_socket"] = upstream.transport(rest)
+        content["transport_socket"] = upstream_cluster.transport(rest)
     return build("envoy.config.cluster.v3.Cluster", content)
 
 
