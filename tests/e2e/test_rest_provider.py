@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +144,14 @@ async def test_from_plugging_to_unplugging(bus):
     holders = [path for path in city.data_dir.rglob("*") if path.is_file() and b"second-secret" in path.read_bytes()]
     assert {path.relative_to(city.data_dir).parts[0] for path in holders} <= {"credentials", "envoy"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in holders)
+
+    # Both a new Envoy and a new control process have it again.
+    for part in ("envoy", "control"):
+        before = city.pid(part)
+        os.kill(before, signal.SIGKILL)
+        await city.up_again(part, before)
+        await bus.eventually(None)
+        assert legacy.seen[-1].headers["x-api-key"] == "second-secret"
 
     # Removed: closed again, not called without.
     assert (await bus.credential("remove", "land")).code == 0

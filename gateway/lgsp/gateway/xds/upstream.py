@@ -88,7 +88,7 @@ def in_chain() -> list[dict[str, Any]]:
 
 
 def per_host(service: ServicePolicy, rest: RestPolicy) -> dict[str, Any]:
-    """The service's own configuration of the three."""
+    """The service's own configuration of them."""
     origin = "%REQ(X-ENVOY-ORIGINAL-METHOD?CONTENT-TYPE)%"  # the method of a REST call; else what gRPC says of itself
     mark = {"header": {"key": UPSTREAM_MARK, "value": origin}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     return {
