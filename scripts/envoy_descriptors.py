@@ -33,6 +33,9 @@ ROOTS = (
     f"{V3}.filters.common.matcher.action.v3.skip_action_pb2",
     f"{V3}.filters.http.composite.v3.composite_pb2",
     f"{V3}.filters.http.cors.v3.cors_pb2",
+    f"{V3}.filters.http.custom_response.v3.custom_response_pb2",
+    f"{V3}.filters.http.credential_injector.v3.credential_injector_pb2",
+    f"{V3}.filters.http.grpc_json_reverse_transcoder.v3.transcoder_pb2",
     f"{V3}.filters.http.grpc_json_transcoder.v3.transcoder_pb2",
     f"{V3}.filters.http.grpc_stats.v3.config_pb2",
     f"{V3}.filters.http.grpc_web.v3.grpc_web_pb2",
@@ -45,13 +48,17 @@ ROOTS = (
     f"{V3}.filters.http.proto_api_scrubber.v3.matcher_actions_pb2",
     f"{V3}.filters.http.rbac.v3.rbac_pb2",
     f"{V3}.filters.http.router.v3.router_pb2",
+    f"{V3}.filters.http.upstream_codec.v3.upstream_codec_pb2",
     f"{V3}.filters.network.http_connection_manager.v3.http_connection_manager_pb2",
     f"{V3}.http.early_header_mutation.header_mutation.v3.header_mutation_pb2",
+    f"{V3}.http.custom_response.local_response_policy.v3.local_response_policy_pb2",
+    f"{V3}.http.injected_credentials.generic.v3.generic_pb2",
     f"{V3}.tracers.opentelemetry.samplers.v3.parent_based_sampler_pb2",
     f"{V3}.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sampler_pb2",
     f"{V3}.transport_sockets.tls.v3.tls_pb2",
     f"{V3}.upstreams.http.v3.http_protocol_options_pb2",
     "envoy.type.matcher.v3.http_inputs_pb2",
+    "envoy.type.matcher.v3.status_code_input_pb2",
 )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from lgsp.gateway.xds import clusters, resources
+from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
-from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
 from tests.support.edge import CONTRACT, SERVICE
 
 FOLDER = Path(__file__).parent / "xds"
@@ -22,12 +22,18 @@ METHODS = (
     MethodPolicy("StreamWards", streaming=True),
 )
 POLICY = ServicePolicy(SERVICE, METHODS, ("10.0.0.1:5000", "10.0.0.2:5000"), CONTRACT, ("https://portal.test",))
+REST = RestPolicy("land.test", 8443, prefix="/api", ca="certificates", header="Authorization", secret="credential/land")
+LEGACY = ServicePolicy(SERVICE, METHODS[:1], (), CONTRACT, rest=REST)
 TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), frozenset({"token"}))
 EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
 CASES = {
     "service_routes": lambda: resources.service_routes(POLICY),
     "cluster": lambda: clusters.cluster(SERVICE),
     "own_cluster": lambda: clusters.cluster("own", unix="/run/api.sock"),
+    "legacy_cluster": lambda: clusters.rest_cluster(SERVICE, REST),
+    "legacy_closed": lambda: clusters.rest_cluster(SERVICE, RestPolicy("10.0.0.9", 80, tls=False, closed="why")),
+    "legacy_routes": lambda: resources.service_routes(LEGACY),
+    "legacy_secret": lambda: upstream_cluster.secret("credential/land", b"Bearer x"),
     "endpoints": lambda: clusters.endpoints(POLICY),
     "scope": lambda: resources.scope(SERVICE, SERVICE),
     "jwt": lambda: resources.jwt_filter(TRUST),
@@ -55,7 +61,10 @@ def test_every_golden_file_has_its_case():
 def _without_contract(value):
     """The contract's bytes change with protobuf's own files; its presence is what matters here."""
     if isinstance(value, dict):
-        return {k: "…" if k == "proto_descriptor_bin" and v else _without_contract(v) for k, v in value.items()}
+        return {
+            k: "…" if k in ("proto_descriptor_bin", "descriptor_binary") and v else _without_contract(v)
+            for k, v in value.items()
+        }
     return [_without_contract(each) for each in value] if isinstance(value, list) else value
 
 

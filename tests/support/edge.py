@@ -100,7 +100,7 @@ class Edge:
 
     async def apply(self, *changed: cache.Resource) -> None:
         assert await self.ads.settled(self.ads.update(changed), 10)
-        assert not self.ads.rejections
+        assert not self.ads.rejections, self.ads.rejections
 
     @property
     def access_log(self) -> Path:

@@ -68,6 +68,15 @@ class EndpointPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     address: str
 
 
+class RestPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`[rest]`: an HTTP/JSON system that the gateway calls itself; `ca` is a PEM file, `credential` one of the node's."""
+
+    base_url: str
+    ca: str | None = None
+    credential: str | None = None
+    max_body: int = 4 << 20
+
+
 class GrantPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """`[[grants]]`: a right that the component wishes to give or to have."""
 
@@ -83,6 +92,7 @@ class Component(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     contract: ContractPart | None = None
     adapter: AdapterPart | None = None
     endpoint: EndpointPart | None = None
+    rest: RestPart | None = None
     grants: list[GrantPart] = []
     folder: Path = msgspec.field(default=Path(), name="_folder")
 
@@ -95,6 +105,7 @@ _TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     "contract": ContractPart,
     "adapter": AdapterPart,
     "endpoint": EndpointPart,
+    "rest": RestPart,
     "grants": GrantPart,
 }
 
@@ -136,12 +147,13 @@ def _refuse_unknown(path: Path, content: dict[str, Any]) -> None:
 
 
 def _checked(path: Path, found: Component) -> Component:
+    answering = [part for part in (found.adapter, found.endpoint, found.rest) if part is not None]
     if found.contract is None:
-        if found.adapter is not None or found.endpoint is not None:
-            raise ManifestError(f"{path}: [adapter] and [endpoint] need a [contract]")
+        if answering:
+            raise ManifestError(f"{path}: [adapter], [endpoint] and [rest] need a [contract]")
         return found
-    if (found.adapter is None) == (found.endpoint is None):
-        raise ManifestError(f"{path}: give either [adapter] or [endpoint]")
+    if len(answering) != 1:
+        raise ManifestError(f"{path}: give exactly one of [adapter], [endpoint] and [rest]")
     if (found.contract.proto is None) == (found.contract.descriptor is None):
         raise ManifestError(f"{path}: [contract] needs either proto or descriptor")
     adapter = found.adapter
@@ -156,6 +168,19 @@ def _checked(path: Path, found: Component) -> Component:
 
 
 ADAPTERS: Final = ("sql",)
+
+
+def certificates(component: Component) -> str:
+    """The text of `rest.ca`; empty when it names none. The registry checks what is in it."""
+    if component.rest is None or component.rest.ca is None:
+        return ""
+    source = component.folder / component.rest.ca
+    try:
+        if source.stat().st_size > MAX_BYTES:
+            raise ManifestError(f"{source}: larger than {MAX_BYTES} bytes")
+        return source.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{source}: rest.ca cannot be read: {error}") from None
 
 
 def compile_contract(component: Component) -> bytes:

@@ -18,13 +18,19 @@ from cryptography import x509
 
 from lgsp.api.node.v1.node_pb2 import GetStatusRequest, GetStatusResponse
 from lgsp.api.node.v1.node_pb2_grpc import NodeServiceStub
+from lgsp.api.registry.v1 import registry_pb2 as pb
+from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.failures import call_text
 from lgsp.cli.output import ExitCode, as_dict, print_json, print_table
 from lgsp.cli.plug import status_of
+from lgsp.cli.records import every_page
 from lgsp.cli.session import Session, json_option, session_options
 from lgsp.client import explain
+from lgsp.gateway import credentials
+from lgsp.gateway.compiler import rest_policy
 from lgsp.gateway.datadir import MIN_FREE_BYTES, Layout, free_bytes, is_held
 from lgsp.gateway.settings import Settings
+from lgsp.gateway.tls import system_bundle
 
 _SKEW_S: Final = 5.0
 _CERTIFICATE_DAYS: Final = 14
@@ -105,11 +111,12 @@ def _private(layout: Layout) -> Iterator[Path]:
         layout.keys,
         layout.system_keys,
         layout.components,
+        layout.credentials,
         layout.nats,
         layout.envoy,
         layout.logs,
     )
-    for folder in (layout.keys, layout.system_keys, layout.envoy):
+    for folder in (layout.keys, layout.system_keys, layout.envoy, layout.credentials):
         yield from (each for each in folder.iterdir() if stat.S_ISREG(each.lstat().st_mode))
     yield from (layout.operator_key, layout.settings)
 
@@ -184,6 +191,24 @@ def _brokered(session: Session) -> Iterator[Finding]:
     yield Finding("call", "ok", f"a token and a call in {(ended - began) * 1000:.0f} ms")
     for look in _LOOKS:
         yield look(status, began, ended)
+    if session.node is not None:
+        yield from _legacy(session, session.node)
+
+
+def _legacy(session: Session, node: Settings) -> Iterator[Finding]:
+    """Legacy systems that this node cannot call as it should, and so does not call."""
+    with session.as_operator().channel() as channel:
+        found = every_page(RegistryServiceStub(channel).ListServices, pb.ListServicesRequest(), "services")
+    legacy = [each for each in found if each.HasField("rest") and not each.HasField("retired_at")]
+    bundle = system_bundle()
+    for service in legacy:
+        name = service.rest.credential
+        kept = credentials.load(node.layout, name) if name else None
+        if closed := rest_policy(service.rest, kept.header if kept else None, bundle).closed:
+            remedy = f"Run `lgsp credential set {name}`." if name and kept is None else "Name its authority with `ca`."
+            yield Finding("legacy", "failed", f"{service.name} is closed: {closed}", remedy)
+    if legacy:
+        yield Finding("legacy", "ok", f"{len(legacy)} services of legacy systems were looked at")
 
 
 def _clock(status: GetStatusResponse, began: float, ended: float) -> Finding:

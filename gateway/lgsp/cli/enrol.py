@@ -100,9 +100,16 @@ def _absent_is_none() -> Iterator[list[Any]]:
             raise
 
 
-def publish(channel: grpc.Channel, name: str, names: pb.Names, provider: str, contract: bytes) -> None:
+def publish(
+    channel: grpc.Channel,
+    name: str,
+    names: pb.Names,
+    provider: str,
+    contract: bytes,
+    rest: pb.RestUpstream | None = None,
+) -> None:
     """Publish a service or its new contract; SERVICE_OWNED_BY_ANOTHER when another system offers it."""
-    made = pb.Service(name=name, names=names, provider=provider)
+    made = pb.Service(name=name, names=names, provider=provider, rest=rest)
     request = pb.PublishServiceRequest(service=made, contract=contract, operation_id=new_operation())
     RegistryServiceStub(channel).PublishService(request)
 

@@ -20,11 +20,14 @@ from lgsp import client
 from lgsp.adapters import manifest
 from lgsp.adapters.manifest import Component
 from lgsp.adapters.run import build, run
+from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import Names
+from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.enrol import Enroller, publish
 from lgsp.cli.output import fail, print_json
-from lgsp.cli.session import Session, data_dir_option, json_option, session_options
-from lgsp.gateway import settings
+from lgsp.cli.records import new_operation
+from lgsp.cli.session import Session, data_dir_option, find, json_option, session_options
+from lgsp.gateway import credentials, settings
 from lgsp.gateway.datadir import file_name, is_held, write_private
 from lgsp.gateway.settings import Settings
 from lgsp.gateway.supervisor.parts import Plugged
@@ -59,6 +62,10 @@ def plug(session: Session, as_json: bool, foreground: bool, path: Path) -> None:
             asyncio.run(_try(component, contract, services))
     enrol = _enrol if session.node is not None else _publish
     steps = enrol(session, component, contract, services)
+    if component.rest is not None:
+        steps.append(_rest_step(session, path, component, contract))
+        _show(steps, as_json, component, services)
+        return
     if foreground or session.node is None:
         _show(steps, as_json, component, services)
         _run_here(session, component, contract)
@@ -105,10 +112,10 @@ def _enrol(session: Session, component: Component, contract: bytes, services: tu
         above = Names(vi=part.agency.vi, en=part.agency.en) if part.agency is not None else None
         step("agency", agency, "created" if enroller.agency(agency, above) else "present")
         step("system", part.system, "created" if enroller.system(part.system, names) else "present")
-        if services:
+        if services and component.rest is None:
             step("grant", f"{part.system} → registry", enroller.provider_grant(part.system))
         for service in services:
-            publish(channel, service, names, part.system, contract)
+            publish(channel, service, names, part.system, contract, _upstream(component))
             step("service", service, "published")
         for each in component.grants:
             what = f"{each.consumer} → {each.service}/{','.join(each.methods)}"
@@ -134,8 +141,32 @@ def _publish(
     names = Names(vi=part.names.vi, en=part.names.en)
     with session.channel() as channel:
         for service in services:
-            publish(channel, service, names, part.system, contract)
+            publish(channel, service, names, part.system, contract, _upstream(component))
     return [{"step": "service", "what": service, "state": "published"} for service in services]
+
+
+def _upstream(component: Component) -> pb.RestUpstream | None:
+    """What the gateway needs to know of a legacy system."""
+    part = component.rest
+    if part is None:
+        return None
+    return pb.RestUpstream(
+        base_url=part.base_url,
+        ca=manifest.certificates(component),
+        credential=part.credential or "",
+        max_body=part.max_body,
+    )
+
+
+def _rest_step(session: Session, path: Path, component: Component, contract: bytes) -> dict[str, str]:
+    """Nothing runs for a legacy system: it is on the bus once it is published. The node remembers it for `unplug`."""
+    part, state = component.rest, "called by the gateway"
+    assert part is not None
+    if session.node is not None:
+        _install(session.node, path, component, contract, {})
+        if part.credential and credentials.load(session.node.layout, part.credential) is None:
+            state = f"closed until `lgsp credential set {part.credential}` has been run on this node"
+    return {"step": "rest", "what": part.base_url, "state": state}
 
 
 def _install(node: Settings, path: Path, component: Component, contract: bytes, secrets: dict[str, str]) -> None:
@@ -146,7 +177,8 @@ def _install(node: Settings, path: Path, component: Component, contract: bytes, 
     fresh.mkdir(mode=0o700)
     write_private(fresh / "component.toml", path.read_bytes())
     write_private(fresh / "contract.binpb", contract)
-    write_private(fresh / "plugged.json", msgspec.json.encode(Plugged(str(component.folder), secrets)))
+    if component.rest is None:  # the supervisor runs what has this file
+        write_private(fresh / "plugged.json", msgspec.json.encode(Plugged(str(component.folder), secrets)))
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -228,6 +260,8 @@ def _show(steps: list[dict[str, str]], as_json: bool, component: Component, serv
 def unplug(data_dir: Path | None, as_json: bool, system: str) -> None:
     """Take a component off the bus: its adapter drains and ends. Its records stay; revoke or retire them if they must go.
 
+    The services of a legacy system ([rest]) are retired: the gateway would go on calling it.
+
     Example: lgsp unplug H26.9/parks
     """
     node = settings.load(data_dir or settings.default_data_dir())
@@ -235,6 +269,7 @@ def unplug(data_dir: Path | None, as_json: bool, system: str) -> None:
     if not folder.is_dir():
         known = ", ".join(sorted(each.name.replace("__", "/") for each in node.layout.components.iterdir())) or "none"
         fail(f"{system} is not plugged in here", f"Plugged in are: {known}.")
+    _retire_legacy(node, folder)
     shutil.rmtree(folder)
     tell_supervisor(node)
     until = time.monotonic() + _LIVE_WITHIN_S
@@ -246,3 +281,15 @@ def unplug(data_dir: Path | None, as_json: bool, system: str) -> None:
         print_json({"system": system, "state": "unplugged"})
     else:
         click.echo(f"{system} is off the bus")
+
+
+def _retire_legacy(node: Settings, folder: Path) -> None:
+    """The gateway calls a legacy system for as long as its services are published."""
+    component = manifest.load(folder / "component.toml")
+    if component.rest is None:
+        return
+    services = manifest.services_of(component, (folder / "contract.binpb").read_bytes())
+    with find(Path(node.data_dir), None, None, None, None, _LIVE_WITHIN_S).channel() as channel:
+        for name in services:
+            request = pb.RetireServiceRequest(name=name, operation_id=new_operation())
+            RegistryServiceStub(channel).RetireService(request)

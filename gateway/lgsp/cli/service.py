@@ -10,7 +10,7 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.durations import parse_duration, parse_instant
-from lgsp.cli.output import ExitCode, as_dict, print_json, print_record
+from lgsp.cli.output import ExitCode, as_dict, fail, print_json, print_record
 from lgsp.cli.records import done, every_page, listed, new_operation, with_names
 from lgsp.cli.session import Session, json_option, session_options
 
@@ -93,6 +93,14 @@ _CONTRACT = click.option(
 @click.option("--steward", "stewards", multiple=True, metavar="SYSTEM", help="Decides on its grants too; may repeat.")
 @click.option("--idempotent", multiple=True, metavar="METHOD", help="A method that may be repeated; may repeat.")
 @click.option("--deadline", metavar="TIME", help="Bound on a unary call, e.g. 5s. [default: 30s]")
+@click.option("--rest", metavar="URL", help="Base URL of an HTTP/JSON system that the gateway calls itself.")
+@click.option(
+    "--rest-ca",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="PEM that its certificate comes from.",
+)
+@click.option("--rest-credential", default="", metavar="NAME", help="A credential of the node (`lgsp credential`).")
 @click.argument("name")
 def service_publish(
     session: Session,
@@ -105,6 +113,9 @@ def service_publish(
     override: str,
     classification: str | None,
     deadline: str | None,
+    rest: str | None,
+    rest_ca: Path | None,
+    rest_credential: str,
     **given: Any,
 ) -> None:
     """Publish a service, or a new version of its contract. What would break its consumers is refused.
@@ -117,6 +128,11 @@ def service_publish(
     """
     given["idempotent_methods"] = given.pop("idempotent")
     made = pb.Service(name=name, names=pb.Names(vi=vi, en=en), **given)
+    if rest is not None:
+        made.rest.base_url, made.rest.credential = rest, rest_credential
+        made.rest.ca = rest_ca.read_text("ascii", "replace") if rest_ca is not None else ""
+    elif rest_ca is not None or rest_credential:
+        fail("--rest-ca and --rest-credential belong to --rest", "Give --rest URL too.", ExitCode.USAGE)
     if classification is not None:
         made.classification = pb.Classification.Value(f"CLASSIFICATION_{classification.upper()}")
     if deadline is not None:

@@ -21,17 +21,21 @@ from lgsp.api.registry.v1.registry_pb2 import (
     LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
+    RestUpstream,
     Service,
     System,
     TokenRevocation,
 )
 from lgsp.gateway.rights import Right, access, limits
-from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
+from lgsp.registry import upstreams
 from lgsp.registry.contracts import load_contract
 
 # Grants that were made before they had states have none.
 _IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
+# Before a credential's name: the name of the secret that holds its value.
+CREDENTIAL_SECRET = "credential/"  # noqa: S105 # a name, not a secret
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT,
@@ -39,7 +43,12 @@ _IDEMPOTENT = (
 
 
 def service_policy(
-    service: Service, contract: bytes, given: Iterable[Right], addresses: Iterable[str], now: datetime
+    service: Service,
+    contract: bytes,
+    given: Iterable[Right],
+    addresses: Iterable[str],
+    now: datetime,
+    rest: RestPolicy | None = None,
 ) -> ServicePolicy:
     """The service at `now`: each method with what the rights that hold then let whom do."""
     rights = [right for right in given if holds(right.grant, now) and (right.systems or right.everyone)]
@@ -54,6 +63,30 @@ def service_policy(
         limits=limits(rights, (method.name for method in declared)),
         unary_ms=service.deadline.ToMilliseconds() or UNARY_MS,
         deprecation=_deprecation(service),
+        rest=rest,
+    )
+
+
+def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> RestPolicy:
+    """A legacy system as this node can call it: `header` is that of the credential and `ca_file` the host's certificates,
+    None where the node has none. What it cannot call as it should it does not call."""
+    url = upstreams.parse(rest.base_url)
+    closed = ""
+    if rest.credential and header is None:
+        closed = f"this node has no credential {rest.credential}"
+    elif url.tls and not rest.ca and ca_file is None:
+        closed = "this machine has no bundle of certificate authorities, and the service names none"
+    return RestPolicy(
+        host=url.host,
+        port=url.port,
+        tls=url.tls,
+        prefix=url.prefix,
+        ca=rest.ca,
+        ca_file=ca_file or "",
+        header=header or "",
+        secret=f"{CREDENTIAL_SECRET}{rest.credential}" if rest.credential and header is not None else "",
+        max_body=rest.max_body or upstreams.DEFAULT_BODY,
+        closed=closed,
     )
 
 

@@ -26,7 +26,7 @@ from lgsp.gateway.errors import DataDirError, DataDirLockedError, DataDirNewerEr
 
 VERSION: Final = 1
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024
-_FOLDERS: Final = ("keys", "keys/systems", "nats", "envoy", "logs", "components")
+_FOLDERS: Final = ("keys", "keys/systems", "nats", "envoy", "logs", "components", "credentials")
 # sun_path holds 108 bytes with its end; the longest socket name here needs the rest.
 _MAX_RUN_PATH: Final = 84
 _LOCK_PATIENCE_S: Final = 1.0
@@ -75,6 +75,10 @@ class Layout:
         return self.root / "components"
 
     @property
+    def credentials(self) -> Path:
+        return self.root / "credentials"
+
+    @property
     def run(self) -> Path:
         """Sockets and status; a symbolic link to a shorter path where the data directory's own is too long."""
         return self.root / "run"
@@ -112,7 +116,7 @@ def open_data_dir(root: Path) -> Layout:
         if not layout.version.exists():
             write_private(layout.version, f"{VERSION}\n")
         for folder in _FOLDERS:
-            _private_folder(layout.root / folder)
+            private_folder(layout.root / folder)
         _run_folder(layout)
     except OSError as error:
         raise _explain(layout.root, error) from error
@@ -177,7 +181,8 @@ def _check_space(root: Path) -> None:
         )
 
 
-def _private_folder(path: Path) -> None:
+def private_folder(path: Path) -> None:
+    """Make the folder, or make it its owner's alone."""
     path.mkdir(mode=0o700, exist_ok=True)
     path.chmod(0o700)
 
@@ -186,10 +191,10 @@ def _run_folder(layout: Layout) -> None:
     if len(os.fsencode(layout.run)) <= _MAX_RUN_PATH:
         if layout.run.is_symlink():
             layout.run.unlink()
-        _private_folder(layout.run)
+        private_folder(layout.run)
         return
     short = _short_run_path(layout.root)
-    _private_folder(short)
+    private_folder(short)
     if short.is_symlink() or short.stat().st_uid != os.geteuid():
         raise DataDirError(f"{short} belongs to somebody else", "Choose a shorter --data-dir.")
     if layout.run.is_symlink() and layout.run.readlink() == short:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,28 @@ _LEAF_LIFE: Final = datetime.timedelta(days=397)
 _RENEW_BEFORE: Final = datetime.timedelta(days=30)
 # Clocks of callers may be behind.
 _BACKDATE: Final = datetime.timedelta(hours=1)
+# Where systems keep the authorities that they trust: Debian and Alpine, Red Hat, SUSE, macOS and BSD.
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def system_bundle() -> str | None:
+    """The authorities that this machine trusts (SSL_CERT_FILE, or where its kind of system has them); None: nobody."""
+    named = os.environ.get("SSL_CERT_FILE")
+    return next((path for path in ([named] if named else _BUNDLES) if _has_certificates(path)), None)
+
+
+def _has_certificates(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b"BEGIN CERTIFICATE" in file.read(1 << 16)
+    except OSError:
+        return False
 
 
 def ensure_tls(settings: Settings, now: datetime.datetime | None = None) -> bool:

@@ -175,6 +175,15 @@ async def test_only_named_fields_arrive(stage):
     assert bare(stage.dict(await stage.call(SEES))) == {"name": "Nguyễn Văn A", "address": {"ward": {"code": 4}}}
 
 
+async def test_messages_larger_than_a_window_are_masked_too(stage):
+    kept, text = stage.answer, "x" * (3 << 20)
+    try:
+        stage.answer = stage.citizen(name=text, dob="1990-01-01").SerializeToString()
+        assert stage.dict(await stage.call(SEES)) == {"name": text}
+    finally:
+        stage.answer = kept
+
+
 @pytest.mark.parametrize("leaf", LEAVES)
 async def test_each_kind_of_field_is_kept_alone(stage, leaf):
     try:

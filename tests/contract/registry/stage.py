@@ -140,6 +140,7 @@ async def serving(store: Store) -> AsyncIterator[Api]:
         operators=api.operators.__contains__,
         endpoint_policy=api.endpoint_policy,
     )
+    api.servicer = servicer
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.max_receive_message_length", 8 << 20)])
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -27,7 +27,7 @@ from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
 from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevocation
-from lgsp.gateway import compiler, nats
+from lgsp.gateway import compiler, credentials, nats, tls
 from lgsp.gateway.control import founding
 from lgsp.gateway.control.node_api import NodeServicer
 from lgsp.gateway.control.publisher import Publisher
@@ -75,6 +75,8 @@ class Control:
             live=self.leases.live,
             sockets=dict.fromkeys(founding.PLATFORM, str(settings.api_socket)),
             exhausted=lambda grant: self.usage.exhausted(grant),
+            credential=functools.partial(credentials.load, settings.layout),
+            ca_file=tls.system_bundle(),
         )
         self.usage = Ledger(
             settings.node,
@@ -107,6 +109,7 @@ class Control:
                     group.create_task(each)
                 group.create_task(self._rotate_daily())
                 group.create_task(self._write_copy())
+                group.create_task(self._watch_credentials())
                 group.create_task(self.usage.run())
                 log.info("control process serves", node=self.settings.node)
 
@@ -135,6 +138,7 @@ class Control:
             operators=self._is_operator,
             endpoint_policy=self._check_endpoint,
             uses=self.usage.uses,
+            development=self.settings.profile == "development",
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
@@ -233,6 +237,18 @@ class Control:
             self._live = live
             if changed:
                 self.publisher.touch({name for key in changed if key in known for name in known[key].services})
+
+    async def _watch_credentials(self) -> None:
+        """A credential that was set, replaced or removed takes effect within a second."""
+        known = credentials.stamps(self.settings.layout)
+        while True:
+            await asyncio.sleep(1.0)
+            found = credentials.stamps(self.settings.layout)
+            changed = {name for name in known.keys() | found.keys() if known.get(name) != found.get(name)}
+            known = found
+            if changed:
+                services = self.store.state.all("service").items()
+                self.publisher.touch(key for key, each in services if each.record.service.rest.credential in changed)
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 

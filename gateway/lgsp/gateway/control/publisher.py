@@ -18,12 +18,13 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
 from lgsp.gateway.control.calendar import Calendar
+from lgsp.gateway.credentials import Credential
 from lgsp.gateway.rights import Right
-from lgsp.gateway.xds import clusters, resources
+from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
-from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE
-from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
+from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET
+from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
 from lgsp.registry.lifecycle import CARRIED, lifecycle_of
 from lgsp.registry.state import State
 
@@ -43,7 +44,8 @@ class Publisher:
     """From registry changes to acknowledged resources.
 
     `live` says whether an endpoint's lease runs; `sockets` are the platform's own services and their unix sockets;
-    `exhausted` whether a grant's calls of the day are used up; `now` is the clock in UTC.
+    `exhausted` whether a grant's calls of the day are used up; `credential` finds what this node shows to a legacy system,
+    `ca_file` are the certificates this machine trusts; `now` is the clock in UTC.
     """
 
     def __init__(
@@ -57,11 +59,14 @@ class Publisher:
         live: Callable[[str], bool],
         sockets: Mapping[str, str],
         exhausted: Callable[[str], bool] = lambda grant: False,
+        credential: Callable[[str], Credential | None] = lambda name: None,
+        ca_file: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
         self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
-        self._exhausted = exhausted
+        self._exhausted, self._credential, self._ca_file = exhausted, credential, ca_file
+        self._secret_of: dict[str, str] = {}
         self._touched: set[str] = set()
         self._trust_touched = True
         self._wake = asyncio.Event()
@@ -126,6 +131,7 @@ class Publisher:
                 if gone is None:
                     failed.add(name)
             await asyncio.sleep(0)  # others use the loop as well
+        removals += self._unused_secrets()
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
@@ -199,6 +205,7 @@ class Publisher:
         self, name: str, contracts: Mapping[str, bytes | BusError]
     ) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
+        self._secret_of.pop(name, None)
         if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
         service = entry.record.service
@@ -209,7 +216,10 @@ class Publisher:
         try:
             if isinstance(contract, BusError):
                 raise contract
-            return self._resources(name, self._policy(service, contract)), []
+            policy = self._policy(service, contract)
+            if policy.rest is not None:
+                return self._legacy(policy, policy.rest), [(ENDPOINTS, name)]
+            return self._resources(name, policy), []
         except Exception as error:  # whatever is wrong with one service must not reach the others
             why = {"reason": error.reason.name, "detail": error.detail} if isinstance(error, BusError) else {}
             log.error("service not published", service=name, error=repr(error)[:300], **why)
@@ -224,11 +234,39 @@ class Publisher:
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made
 
+    def _legacy(self, policy: ServicePolicy, rest: RestPolicy) -> list[Resource]:
+        """A system that Envoy calls itself, with its credential."""
+        name = policy.name
+        made = [Resource.of(name, clusters.rest_cluster(name, rest))]
+        found = self._credential(rest.secret.removeprefix(compiler.CREDENTIAL_SECRET)) if rest.secret else None
+        if found is not None:
+            self._secret_of[name] = rest.secret
+            made.append(Resource.of(rest.secret, upstream_cluster.secret(rest.secret, found.value.encode())))
+        if rest.closed:
+            log.error("legacy system not called", service=name, why=rest.closed)
+        return [
+            *made,
+            Resource.of(name, resources.scope(name, name)),
+            Resource.of(name, resources.service_routes(policy)),
+        ]
+
+    def _unused_secrets(self) -> list[tuple[str, str]]:
+        """Envoy asks for the secrets that clusters name, and no others are kept for it."""
+        used = set(self._secret_of.values())
+        held = [name for name in self._ads.desired[SECRET] if name.startswith(compiler.CREDENTIAL_SECRET)]
+        return [(SECRET, name) for name in held if name not in used]
+
     def _policy(self, service: Service, contract: bytes) -> ServicePolicy:
         rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(service.name)]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, rights, addresses, self.now())
+        return compiler.service_policy(service, contract, rights, addresses, self.now(), self._rest(service))
+
+    def _rest(self, service: Service) -> RestPolicy | None:
+        if not service.HasField("rest"):
+            return None
+        found = self._credential(service.rest.credential) if service.rest.credential else None
+        return compiler.rest_policy(service.rest, found.header if found else None, self._ca_file)
 
     def _right(self, grant: Grant) -> Right:
         systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))

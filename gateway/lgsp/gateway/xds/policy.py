@@ -51,6 +51,27 @@ class Deprecation:
 
 
 @dataclass(frozen=True, slots=True)
+class RestPolicy:
+    """An HTTP/JSON system that the gateway calls itself.
+
+    `prefix` is the path of its base URL without the last slash; `ca` are PEM certificates, `ca_file` a bundle of the host.
+    `header` and `secret` name the credential's header and the resource that holds its value. `closed` says why nothing
+    may be sent to it: then nothing is.
+    """
+
+    host: str
+    port: int
+    tls: bool = True
+    prefix: str = ""
+    ca: str = ""
+    ca_file: str = ""
+    header: str = ""
+    secret: str = ""
+    max_body: int = 4 << 20
+    closed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePolicy:
     """One service: its methods, where it answers and its contract as a serialized FileDescriptorSet.
 
@@ -65,6 +86,7 @@ class ServicePolicy:
     limits: tuple[Limit, ...] = ()
     unary_ms: int = 30_000
     deprecation: Deprecation | None = None
+    rest: RestPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

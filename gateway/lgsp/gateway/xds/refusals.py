@@ -13,6 +13,26 @@ from typing import Any, Final
 from lgsp.api.errors import TABLE, Reason
 from lgsp.api.errors.table import DETAILS_KEY, DOMAIN, make_status
 
+# Says how a call came that is on its way to a legacy HTTP/JSON system: it does not look like gRPC any more.
+UPSTREAM_MARK: Final = "x-lgsp-transcoded"
+# What such a system's error answers become, with the HTTP status by which REST callers see them.
+UPSTREAM_REASONS: Final = {
+    name: TABLE[name].http
+    for name in (
+        "REQUEST_MALFORMED",
+        "RECORD_NOT_FOUND",
+        "DEADLINE_EXCEEDED",
+        "RECORD_CONFLICT",
+        "RECORD_PRECONDITION_FAILED",
+        "REQUEST_TOO_LARGE",
+        "PROVIDER_BUSY",
+        "PROVIDER_UNAVAILABLE",
+        "PROVIDER_FAULT",
+        "RECORD_DOES_NOT_FIT_CONTRACT",
+        "OVERLOADED",
+        "INTERNAL",
+    )
+}
 CEL = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 
 
@@ -22,6 +42,13 @@ def _detail(*needles: str) -> str:
 
 # From the most to the least particular.
 RULES: Final[tuple[tuple[str, str], ...]] = (
+    *(
+        (f"'x-lgsp-reason' in response.headers && response.headers['x-lgsp-reason'] == '{name}'", name)
+        for name in UPSTREAM_REASONS
+    ),
+    ("response.code == 500 && " + _detail("response_buffer_size_limit_reached"), "PROVIDER_FAULT"),
+    ("response.code == 500 && " + _detail("grpc_json_reverse_transcode_failure"), "RECORD_DOES_NOT_FIT_CONTRACT"),
+    ("response.code == 400 && " + _detail("direct_response"), "REQUEST_MALFORMED"),
     (_detail("Jwt_is_missing"), "TOKEN_MISSING"),
     (_detail("Jwt_is_expired"), "TOKEN_EXPIRED"),
     (_detail("Audiences_in_Jwt"), "TOKEN_WRONG_AUDIENCE"),
@@ -59,28 +86,37 @@ RULES: Final[tuple[tuple[str, str], ...]] = (
 )
 # The transcoder has already made the request look like gRPC when it finds that the JSON does not fit.
 _TRANSCODER: Final = _detail("grpc_json_transcode", "grpc_transcode")
-_IS_GRPC: Final = {
+_TRANSCODER_LIMIT: Final = f"({_TRANSCODER}) && {_detail('request_buffer_size_limit_reached')}"
+_GRPC_CONTENT: Final = {
     "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
 }
 _NOT_TRANSCODED: Final = {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}}
+_WAS_GRPC: Final = {
+    "header_filter": {"header": {"name": UPSTREAM_MARK, "string_match": {"prefix": "application/grpc"}}}
+}
+_IS_GRPC: Final = {"or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_CONTENT, _NOT_TRANSCODED]}}, _WAS_GRPC]}}
 
 
 def local_replies() -> dict[str, Any]:
     """`LocalReplyConfig` with two mappers a rule: gRPC callers, then everybody else."""
     mappers = [make(rule, TABLE[name]) for rule, name in RULES for make in (_grpc_mapper, _json_mapper)]
-    return {"mappers": [_json_mapper(_TRANSCODER, TABLE["REQUEST_MALFORMED"]), *mappers]}
+    too_large = _json_mapper(_TRANSCODER_LIMIT, TABLE["REQUEST_TOO_LARGE"])
+    return {"mappers": [too_large, _json_mapper(_TRANSCODER, TABLE["REQUEST_MALFORMED"]), *mappers]}
+
+
+def packed(reason: Reason) -> str:
+    """The value of `grpc-status-details-bin` for a reason."""
+    status = make_status(reason, reason.message).SerializeToString(deterministic=True)
+    return base64.b64encode(status).decode().rstrip("=")
 
 
 def _grpc_mapper(rule: str, reason: Reason) -> dict[str, Any]:
-    details = (
-        base64.b64encode(make_status(reason, reason.message).SerializeToString(deterministic=True)).decode().rstrip("=")
-    )
     return {
-        "filter": {"and_filter": {"filters": [_cel(rule), _IS_GRPC, _NOT_TRANSCODED]}},
+        "filter": {"and_filter": {"filters": [_cel(rule), _IS_GRPC]}},
         "body_format_override": {"text_format_source": {"inline_string": f"{reason.name}: {reason.message}"}},
         "headers_to_add": [
             _header("grpc-status", str(reason.code.value[0])),
-            _header(DETAILS_KEY, details),
+            _header(DETAILS_KEY, packed(reason)),
             *_common(reason),
         ],
     }

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, deprecation, limits, masks
+from lgsp.gateway.xds import access, deprecation, limits, masks, upstream
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, any_of, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
-from lgsp.gateway.xds.refusals import local_replies
+from lgsp.gateway.xds.refusals import UPSTREAM_MARK, local_replies
 from lgsp.gateway.xds.rest import rest_descriptor
 
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
@@ -33,7 +33,8 @@ UNAUTHENTICATED: Final = (
 )
 # What only the gateway may say, or what would carry a caller's words further than meant.
 STRIPPED: Final = (CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER, "x-request-id", "x-forwarded-for", "baggage",
-                   "x-envoy-original-path", "x-envoy-original-method", "x-lgsp-reason", "grpc-accept-encoding")  # fmt: skip
+                   "x-envoy-original-path", "x-envoy-original-method", "x-lgsp-reason", "grpc-accept-encoding",
+                   UPSTREAM_MARK)  # fmt: skip
 # Anything else could carry the answer past the checks made for gRPC; REST arrives here as gRPC.
 GRPC_CONTENT: Final = {
     "name": "content-type",
@@ -42,6 +43,7 @@ GRPC_CONTENT: Final = {
 # Nobody is "internal": every caller is treated as coming from outside.
 _NOBODY: Final = {"address_prefix": "255.255.255.255", "prefix_len": 32}
 STREAM_SECONDS: Final = 300
+MAX_MESSAGE: Final = 4 << 20
 
 
 # --- one service -----------------------------------------------------------------------------------------------------
@@ -58,14 +60,18 @@ def service_routes(service: ServicePolicy) -> Message:
     per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
     per_host |= {LIMIT: limits.per_host(service.limits)} if service.limits else {}
     per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
+    per_host |= upstream.per_host(service, service.rest) if service.rest else {}
+    onward = upstream.routes(service, service.rest, _method_route) if service.rest else []
     host = {
         "name": "service",
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
         "response_headers_to_add": deprecation.headers(service.deprecation),
+        # Masks hold a message until it is whole; without this they would refuse what is larger than an HTTP/2 window.
+        "request_body_buffer_limit": max(MAX_MESSAGE, service.rest.max_body if service.rest else 0),
         "typed_per_filter_config": per_host,
         "routes": [route for method in service.methods for route in _method_routes(service, method)]
-        + [_no_such_method(service.name)],
+        + [*onward, _no_such_method(service.name)],
     }
     return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
 
@@ -78,7 +84,8 @@ def _transcoder(service: ServicePolicy) -> dict[str, Any]:
         "convert_grpc_status": True,
         "print_options": {"preserve_proto_field_names": True},
         "request_validation_options": {"reject_unknown_query_parameters": True},
-        "max_request_body_size": 4 << 20,
+        # As much as what answers takes.
+        "max_request_body_size": service.rest.max_body if service.rest else MAX_MESSAGE,
     }
 
 
@@ -100,7 +107,10 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
-    return [masks.compressed_route(service.name, method.name, GRANTS), route] if method.fields else [route]
+    plain = (
+        method.fields or service.rest is not None
+    )  # neither the mask nor the reverse transcoder reads compressed messages
+    return [masks.compressed_route(service.name, method.name, GRANTS), route] if plain else [route]
 
 
 def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any]:
@@ -321,6 +331,7 @@ def _filters() -> list[dict[str, Any]]:
         {"name": GRANTS, "typed_config": deny},
         {"name": LIMIT, "typed_config": {"@type": f"{HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}},
         {"name": MASK, "typed_config": masks.in_chain()},
+        *upstream.in_chain(),
         {"name": "router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}},
     ]
 

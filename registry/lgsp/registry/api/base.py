@@ -29,7 +29,8 @@ _OPERATION: Final = re.compile(rf"[\x20-\x7e]{{0,{identifiers.MAX_BYTES}}}")
 
 class Part:
     """`effective(revision, timeout_s)` awaits this node's Envoy; `endpoint_policy` raises ENDPOINT_REFUSED;
-    `operators` says who may act for all; `uses` who called what of a service."""
+    `operators` says who may act for all; `uses` who called what of a service; `development` lets legacy systems be
+    on this machine and without TLS."""
 
     def __init__(
         self,
@@ -40,10 +41,11 @@ class Part:
         operators: Callable[[str], bool],
         endpoint_policy: Callable[[str], None],
         uses: Callable[[str], list[pb.Use]] = lambda service: [],
+        development: bool = False,
     ) -> None:
         self.store, self.state, self.leases = store, store.state, leases
         self.effective, self.operators, self.endpoint_policy = effective, operators, endpoint_policy
-        self.uses = uses
+        self.uses, self.development = uses, development
 
     # --- who and what ------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,10 @@ class Endpoints(Part):
             service = self.need_active_service(name)
             if service.provider != caller:
                 raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{name} belongs to {service.provider}")
+            if service.HasField("rest"):
+                raise BusError(
+                    "ENDPOINT_REFUSED", f"{name} is a legacy HTTP/JSON system, which gateways call themselves"
+                )
         again = self._registered(caller, request)
         if again is None:
             endpoint = pb.Endpoint(

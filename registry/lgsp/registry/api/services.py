@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable
+from typing import Any, Final
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.registry import compatibility, contracts, identifiers, paging
+from lgsp.registry import compatibility, contracts, identifiers, paging, upstreams
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
 from lgsp.registry.lifecycle import (
     DEPRECATED,
@@ -22,6 +25,7 @@ from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
 
 Uses = Callable[[str], list[pb.Use]]
+_RESOLVE_S: Final = 3.0
 
 
 class Services(Part):
@@ -38,6 +42,7 @@ class Services(Part):
         known = entry.record.service if entry is not None else None
         need_step("draft" if request.draft else "publish", known)
         check_attributes(service, contract)
+        await self._need_upstream(service, contract)
         self._need_people(service)
         broken = [] if request.draft else await self._need_compatible(known, request)
         service.contract_digest = await self.store.put_contract(request.contract)
@@ -145,6 +150,15 @@ class Services(Part):
         for steward in service.stewards:
             self.need_active_system(steward)
 
+    async def _need_upstream(self, service: pb.Service, contract: contracts.Contract) -> None:
+        """A legacy system is one that every gateway may call, as far as this node can tell."""
+        if not service.HasField("rest"):
+            return
+        policy: dict[str, Any] = {"endpoint_policy": self.endpoint_policy, "development": self.development}
+        url = upstreams.check_upstream(service.rest, contract, service.name, **policy)
+        for address in [] if url.is_ip else await _resolved(url.host):
+            upstreams.check_address(url, address, **policy)
+
     async def _need_compatible(self, known: pb.Service | None, request: pb.PublishServiceRequest) -> list[pb.Finding]:
         """What the contract breaks, when an override lets it; CONTRACT_INCOMPATIBLE otherwise."""
         if known is None or not version_of(known):
@@ -206,6 +220,16 @@ class Services(Part):
                     for system in self.state.members(grant):
                         found.setdefault((system, method), pb.Use(consumer=system, method=method))
         return [found[key] for key in sorted(found)][:1000]
+
+
+async def _resolved(host: str) -> list[str]:
+    """The addresses of a DNS name; ENDPOINT_REFUSED when it has none here."""
+    try:
+        async with asyncio.timeout(_RESOLVE_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        raise BusError("ENDPOINT_REFUSED", f"{host[:64]} does not resolve on this node") from None
+    return sorted({str(each[4][0]) for each in found})
 
 
 def version_key(service: str, number: int) -> str:

@@ -52,6 +52,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_OVERLOADED: _Reason.ValueType  # 63
     REASON_RECORD_NOT_FOUND: _Reason.ValueType  # 64
     REASON_RECORD_DOES_NOT_FIT_CONTRACT: _Reason.ValueType  # 65
+    REASON_RECORD_CONFLICT: _Reason.ValueType  # 70
+    REASON_RECORD_PRECONDITION_FAILED: _Reason.ValueType  # 71
+    REASON_PROVIDER_BUSY: _Reason.ValueType  # 72
     REASON_IDENTIFIER_INVALID: _Reason.ValueType  # 80
     """The registry."""
     REASON_NOT_REGISTERED: _Reason.ValueType  # 81
@@ -107,6 +110,9 @@ REASON_DEADLINE_EXCEEDED: Reason.ValueType  # 62
 REASON_OVERLOADED: Reason.ValueType  # 63
 REASON_RECORD_NOT_FOUND: Reason.ValueType  # 64
 REASON_RECORD_DOES_NOT_FIT_CONTRACT: Reason.ValueType  # 65
+REASON_RECORD_CONFLICT: Reason.ValueType  # 70
+REASON_RECORD_PRECONDITION_FAILED: Reason.ValueType  # 71
+REASON_PROVIDER_BUSY: Reason.ValueType  # 72
 REASON_IDENTIFIER_INVALID: Reason.ValueType  # 80
 """The registry."""
 REASON_NOT_REGISTERED: Reason.ValueType  # 81

@@ -462,22 +462,26 @@ class RestUpstream(_message.Message):
     BASE_URL_FIELD_NUMBER: _builtins.int
     CA_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    MAX_BODY_FIELD_NUMBER: _builtins.int
     base_url: _builtins.str
     """`https://host:port/prefix`; the contract's HTTP rules are below it."""
     ca: _builtins.str
     """Certificates (PEM) that its own must chain to; unset trusts the host's."""
     credential: _builtins.str
     """Name of a credential that the node keeps; its value is never in the registry."""
+    max_body: _builtins.int
+    """Bytes of a request and of an answer at most; 4 MiB when 0."""
     def __init__(
         self,
         *,
         base_url: _builtins.str = ...,
         ca: _builtins.str = ...,
         credential: _builtins.str = ...,
+        max_body: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca", b"ca", "credential", b"credential"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "ca", b"ca", "credential", b"credential", "max_body", b"max_body"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
