@@ -16,8 +16,6 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
-    GRANT_STATE_ACTIVE,
-    GRANT_STATE_UNSPECIFIED,
     LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
@@ -28,9 +26,8 @@ from lgsp.api.registry.v1.registry_pb2 import (
 from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry.contracts import load_contract
+from lgsp.registry.grants import holds as holds
 
-# Grants that were made before they had states have none.
-_IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
@@ -54,16 +51,6 @@ def service_policy(
         limits=limits(rights, (method.name for method in declared)),
         unary_ms=service.deadline.ToMilliseconds() or UNARY_MS,
         deprecation=_deprecation(service),
-    )
-
-
-def holds(grant: Grant, now: datetime) -> bool:
-    """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
-    return (
-        grant.state in _IN_FORCE
-        and not grant.HasField("revoked_at")
-        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
-        and (not grant.HasField("not_after") or now < _time(grant.not_after))
     )
 
 

@@ -22,14 +22,14 @@ def page(
     if request.page_size < 0:
         raise BusError("REQUEST_MALFORMED", "page_size is negative")
     size = min(request.page_size or DEFAULT_SIZE, MAX_SIZE)
-    after, found = _open(request), list[tuple[str, Entry]]()
+    after, found = opened(request), list[tuple[str, Entry]]()
     while len(found) <= size:
         chunk = state.page(kind, after, MAX_SIZE)
         found += [each for each in chunk if wanted(each[1])]
         if len(chunk) < MAX_SIZE:
             break
         after = chunk[-1][0]
-    token = _seal(request, found[size - 1][0]) if len(found) > size else ""
+    token = seal(request, found[size - 1][0]) if len(found) > size else ""
     return [entry for _, entry in found[:size]], token
 
 
@@ -41,11 +41,13 @@ def _binding(request: Any, key: bytes) -> bytes:
     return hashlib.sha256(bare.SerializeToString(deterministic=True) + b"\0" + key).digest()[:_DIGEST]
 
 
-def _seal(request: Any, key: str) -> str:
+def seal(request: Any, key: str) -> str:
+    """The token of the page that follows `key`."""
     return base64.urlsafe_b64encode(_binding(request, key.encode()) + key.encode()).decode()
 
 
-def _open(request: Any) -> str:
+def opened(request: Any) -> str:
+    """The key that the request's token names; empty for the first page, PAGE_TOKEN_INVALID for a token of another request."""
     if not request.page_token:
         return ""
     try:
