@@ -76,7 +76,7 @@ class Directory:
         kept = self._facts.get(name)
         if kept is None or kept.digest != service.contract_digest:
             digest = service.contract_digest
-            kept = facts_of(digest, await self._store.get_contract(digest), name)
+            kept = await asyncio.to_thread(facts_of, digest, await self._store.get_contract(digest), name)
             self._facts[name] = kept
             self._take(name)
         return kept

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2
 from lgsp.registry.catalogue import comments
 from lgsp.registry.catalogue.comments import Comment, Path, comments_of
 
-_MAX_TEXT: Final = 20_000
+_MAX_TEXT: Final = 8_000
 
 
 @dataclass(frozen=True, slots=True)

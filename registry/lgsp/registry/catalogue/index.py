@@ -7,7 +7,7 @@ a whole word counts more than a beginning, and a name that holds the query as it
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +21,9 @@ MAX_WORDS: Final = 4000
 # Field → weight.
 WEIGHTS: Final[Mapping[str, int]] = {"name": 40, "identifier": 30, "method": 20, "agency": 12, "contact": 8, "text": 3}
 _WHOLE: Final = 2
+_MANY: Final = 1000
+# Behind every letter.
+_LAST: Final = chr(0x10FFFF)
 _NAMED, _NAMED_EXACTLY = 60, 120
 
 
@@ -45,7 +48,9 @@ class Index:
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
         self._keys_of: dict[str, set[str]] = {}
+        # Every word of `_keys_of`, sorted when `_in_order`; idle ones lead nowhere (counted at least as often as they are).
         self._vocabulary: list[str] = []
+        self._in_order, self._idle = True, 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -59,7 +64,8 @@ class Index:
         for word in weights:
             if word not in self._keys_of:
                 self._keys_of[word] = set()
-                insort(self._vocabulary, word)
+                self._vocabulary.append(word)
+                self._in_order = False
             self._keys_of[word].add(key)
 
     def drop(self, key: str) -> None:
@@ -68,34 +74,51 @@ class Index:
         for word in kept.weights if kept else ():
             keys = self._keys_of[word]
             keys.discard(key)
-            if not keys:
-                del self._keys_of[word]
-                del self._vocabulary[bisect_left(self._vocabulary, word)]
+            self._idle += not keys
 
     def search(self, query: str) -> list[tuple[int, str]]:
         """(score, key), the best first, equal ones by key; every key with score 0 for a query without words."""
         asked = query_words(query)[:MAX_QUERY_WORDS]
         if not asked:
             return [] if query.strip() else [(0, key) for key in sorted(self._kept)]
-        scores: dict[str, int] | None = None
-        for word in asked:
-            found = self._found(word)
-            scores = found if scores is None else {key: scores[key] + found[key] for key in scores.keys() & found}
+        self._settle()
+        known = {word: self._beginning_with(word) for word in asked}
+        having = sorted((self._having(each) for each in known.values()), key=len)
         folded, composed = fold(query), _composed(query)
-        ranked = [(score + self._bonus(key, folded, composed), key) for key, score in (scores or {}).items()]
+        ranked = [
+            (sum(self._weight(key, *each) for each in known.items()) + self._bonus(key, folded, composed), key)
+            for key in having[0].intersection(*having[1:])
+        ]
         return sorted(ranked, key=lambda each: (-each[0], each[1]))
 
-    def _found(self, word: str) -> dict[str, int]:
-        """Key → the best weight that the word has there."""
-        best: dict[str, int] = {}
+    def _settle(self) -> None:
+        """Put new words into order, and forget idle ones when there are many: once for all changes since the last query."""
+        if self._idle > max(_MANY, len(self._vocabulary) // 2):
+            self._keys_of = {word: keys for word, keys in self._keys_of.items() if keys}
+            self._vocabulary, self._idle, self._in_order = list(self._keys_of), 0, False
+        if not self._in_order:
+            self._vocabulary.sort()
+            self._in_order = True
+
+    def _beginning_with(self, word: str) -> list[str]:
+        """The known words that begin so, in order; at most MAX_EXPANDED."""
         start = bisect_left(self._vocabulary, word)
-        for known in self._vocabulary[start : start + MAX_EXPANDED]:
-            if not known.startswith(word):
-                break
-            factor = _WHOLE if known == word else 1
-            for key in self._keys_of[known]:
-                best[key] = max(best.get(key, 0), factor * self._kept[key].weights[known])
-        return best
+        end = bisect_left(self._vocabulary, word + _LAST, start)
+        return self._vocabulary[start : min(end, start + MAX_EXPANDED)]
+
+    def _having(self, known: list[str]) -> set[str]:
+        """The keys that have one of the words."""
+        return set().union(*(self._keys_of[each] for each in known))
+
+    def _weight(self, key: str, word: str, known: list[str]) -> int:
+        """The best that the word stands for in a document."""
+        weights = self._kept[key].weights
+        here = (
+            (each for each in known if each in weights)
+            if len(known) < len(weights)
+            else (each for each in weights if each.startswith(word))
+        )
+        return max(weights[each] * (_WHOLE if each == word else 1) for each in here)
 
     def _bonus(self, key: str, folded: str, composed: str) -> int:
         kept = self._kept[key]
