@@ -25,14 +25,18 @@ class FileSet:
     extensions: Mapping[str, Mapping[int, str]]
 
     def closure(self, name: str) -> list[str]:
-        """A file, and then all that it needs."""
-        found, waiting = dict[str, None](), [name]
-        while waiting:
-            each = waiting.pop()
-            if each in self.files and each not in found:
-                found[each] = None
-                waiting += reversed(self.imports[each])
-        return list(found)
+        """A file and all that it needs, each before what it imports. Without recursion: depth is the provider's."""
+        order: dict[str, None] = {}
+        path = [(name, iter(self.imports[name]))]
+        while path:
+            at, imports = path[-1]
+            needed = next((each for each in imports if each in self.files and each not in order), None)
+            if needed is None:
+                path.pop()
+                order[at] = None
+            else:
+                path.append((needed, iter(self.imports[needed])))
+        return list(reversed(order))
 
 
 def file_set(contract: bytes, services: frozenset[str]) -> FileSet:

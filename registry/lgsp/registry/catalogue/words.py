@@ -15,6 +15,8 @@ _HUMPS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 def bare(text: str) -> str:
     """The text without Vietnamese (or any other combining) marks; case stays."""
+    if text.isascii():
+        return text
     apart = unicodedata.normalize("NFD", text)
     kept = "".join(letter for letter in apart if not unicodedata.combining(letter))
     return unicodedata.normalize("NFC", kept).translate(_STROKES)
@@ -30,7 +32,7 @@ def words(text: str) -> list[str]:
     found: list[str] = []
     for run in _RUNS.findall(bare(text)):
         found.append(run.casefold()[:MAX_WORD])
-        humps = _HUMPS.findall(run) if run.isascii() else []
+        humps = _HUMPS.findall(run) if run.isascii() and not run.islower() else []
         if len(humps) > 1:
             found += [hump.lower()[:MAX_WORD] for hump in humps]
     return found
