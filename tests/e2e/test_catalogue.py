@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import ssl
+from pathlib import Path
 
 import grpc
 import httpx
@@ -245,6 +246,32 @@ async def test_buf_curl_knows_the_bus_by_either_version(city, version):
     code, out, err = await curl(city, "--reflect-protocol", version, f"{base}/{NODE}/GetStatus", data="{}")
     assert code != 0
     assert NODE in err
+
+
+async def run(*command: str, cwd, stdin: bytes = b"", within_s: float = 60) -> tuple[int, str, str]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe)
+    out, err = await asyncio.wait_for(process.communicate(stdin), within_s)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_a_client_of_another_language_knows_the_bus(city, tmp_path):
+    """grpc-reflection-js on Node.js: its own HTTP/2, its own descriptors."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node.js is not installed")
+    wanted = ("@grpc/grpc-js@1", "grpc-reflection-js@0.3.0")
+    code, _, err = await run(npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", *wanted, cwd=tmp_path)
+    if code != 0:
+        pytest.skip(f"npm has no packages for us: {err[-200:]}")
+    shutil.copy(Path(__file__).parent / "node_reflection.js", tmp_path)
+    token = await bearer(city, CONSUMER)
+    arguments = (city.node.target, str(city.node.layout.ca), THINGS, "t.v1.Thing")
+    code, out, err = await run(node, "node_reflection.js", *arguments, cwd=tmp_path, stdin=token.encode())
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found["services"]) == {THINGS} | OPEN
+    assert found["fields"] == ["id", "name"]
 
 
 async def test_a_right_that_ends_is_gone_from_reflection_at_once(city):
