@@ -188,7 +188,9 @@ async def test_every_kind_of_query_that_the_document_names_is_taken(http):
 async def test_documents_are_themselves_by_rest(city, http):
     text = await http.get(f"/{CATALOGUE}/v1/services/{THINGS}/documents/proto")
     assert text.headers["content-type"] == "text/plain; charset=utf-8"
-    assert text.text == (await city.lgsp("catalogue", "contract", THINGS)).out
+    assert text.text == (await city.lgsp("catalogue", "contract", THINGS, "--as", CONSUMER)).out
+    assert "SELECT" not in text.text
+    assert "SELECT" in (await city.lgsp("catalogue", "contract", THINGS, "--as", SYSTEM)).out
     raw = await http.get(f"/{CATALOGUE}/v1/services/{THINGS}/documents/descriptor_set")
     assert descriptor_pb2.FileDescriptorSet.FromString(raw.content).file[-1].service[0].name == "ThingService"
     wrong = await http.get(f"/{CATALOGUE}/v1/services/{THINGS}/documents/wsdl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +20,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.api.catalogue import CatalogueServicer
 from lgsp.registry.catalogue.directory import Directory
+from lgsp.registry.contracts import load_contract
 from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, following, jwks, refused
 from tests.support.descriptors import descriptor_set
 
@@ -293,11 +295,16 @@ async def test_impact_of_each_kind_of_change(catalogue, api):
 
 
 async def test_documents_of_any_version_and_their_refusals(catalogue, api):
-    document = await catalogue.consumer("GetDocument", service=SERVICE, format="descriptor_set", version=1)
+    document = await catalogue.provider("GetDocument", service=SERVICE, format="descriptor_set", version=1)
     assert document.data == CONTRACT
+    public = await catalogue.consumer("GetDocument", service=SERVICE, format="descriptor_set")
+    assert (b"SELECT" in document.data, b"SELECT" in public.data) == (True, False)
+    assert load_contract(public.data).methods(SERVICE) == load_contract(CONTRACT).methods(SERVICE)
     text = await catalogue.consumer("GetDocument", service=SERVICE, format="proto", file="google/api/http.proto")
     assert b"package google.api;" in text.data
-    assert (text.content_type, b"https://bus.test:8443") == ("text/plain; charset=utf-8", b"https://bus.test:8443")
+    assert text.content_type == "text/plain; charset=utf-8"
+    openapi = await catalogue.consumer("GetDocument", service=SERVICE, format="openapi")
+    assert json.loads(openapi.data)["servers"] == [{"url": "https://bus.test:8443"}]
     for wrong, reason in (
         ({"format": "wsdl"}, "REQUEST_MALFORMED"),
         ({"format": ""}, "REQUEST_MALFORMED"),

@@ -1,7 +1,7 @@
 """The catalogue's gRPC API: open to every system, each seeing what it may.
 
 Rule 1: drafts and retired services exist for those who own, decide on or operate them; for others they are NOT_REGISTERED.
-Rule 2: who uses a service is told to its provider, its stewards and operators only.
+Rule 2: who uses a service is told to its provider, its stewards and operators only; so are its adapter's options.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lgsp.registry.catalogue import describing, documents, rights
 from lgsp.registry.catalogue.comments import first_sentence
 from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.catalogue.openapi import Purposes
+from lgsp.registry.catalogue.public import public_contract
 from lgsp.registry.grants import EVERYONE, holds
 from lgsp.registry.lifecycle import lifecycle_of, version_of
 
@@ -128,6 +129,8 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
             service, digest = copied(service), version.contract_digest
             service.version = version.number
         contract = await self._registry.store.get_contract(digest)
+        if not self._owns(caller, service):
+            contract = public_contract(contract)
         methods = (await self._directory.facts(service.name)).methods
         terms = self._terms(caller, service.name)
         purposes = {method: _purposes(terms(method)) for method in methods}
@@ -273,9 +276,12 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
 
     def _entrusted(self, name: str, context: Context) -> Service:
         caller, service = self._seen(name, context)
-        if not rights.decides(service, caller) and not self._registry.operators(caller):
+        if not self._owns(caller, service):
             raise BusError("NOT_OWNER", f"who uses {name} is told to its provider, its stewards and operators")
         return service
+
+    def _owns(self, caller: str, service: Service) -> bool:
+        return rights.decides(service, caller) or self._registry.operators(caller)
 
     def _terms(self, caller: str, service: str) -> Callable[[str], list[pb.Terms]]:
         now = self._now()

@@ -108,7 +108,9 @@ class Services(Part):
         broken, methods = await self.broken_by(request.service, request.contract)
         contract = contracts.load_contract(request.contract, request.service)
         advice = await compatibility.advice(request.contract, _own_files(contract, request.service))
-        return pb.CheckContractResponse(breaking=broken, advice=advice, affected=self.affected(request.service, methods))
+        return pb.CheckContractResponse(
+            breaking=broken, advice=advice, affected=self.affected(request.service, methods)
+        )
 
     async def broken_by(self, service: str, contract: bytes) -> tuple[list[pb.Finding], set[str]]:
         """What `contract` breaks in the place of the service's own, and the methods that this may concern."""

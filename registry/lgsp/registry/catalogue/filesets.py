@@ -1,7 +1,7 @@
 """A contract as reflection serves it: files, where each name and extension is, and nothing of services that are not asked for. Pure.
 
 What stays is the import closure of the files that declare a wanted service, without the declarations of other services
-in them. Messages in those files stay, whichever service uses them.
+in them and without adapter options. Messages in those files stay, whichever service uses them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from lgsp.registry.catalogue.comments import FILE_SERVICE
+from lgsp.registry.catalogue.public import public_contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class FileSet:
 
 def file_set(contract: bytes, services: frozenset[str]) -> FileSet:
     """The part of a contract that serves `services`."""
-    named = {file.name: file for file in descriptor_pb2.FileDescriptorSet.FromString(contract).file}
+    public = descriptor_pb2.FileDescriptorSet.FromString(public_contract(contract))
+    named = {file.name: file for file in public.file}
     kept = {name: _pruned(named[name], services) for name in _needed(named, services)}
     extensions: dict[str, dict[int, str]] = {}
     for name, file in kept.items():
