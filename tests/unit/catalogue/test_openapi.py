@@ -98,7 +98,7 @@ def test_bodies_and_answers(torture):
         "$ref": "#/components/schemas/torture.v1.Query.Filter"
     }
     assert third["responses"]["200"]["content"]["application/json"]["schema"] == {
-        "$ref": "#/components/schemas/torture.v1.Everything.Node"
+        "$ref": "#/components/schemas/torture.v1.Everything"
     }
     stream = operation(torture, "get", "/v1/watch")["responses"]["200"]["content"]["application/json"]["schema"]
     assert stream == {"type": "array", "items": {"$ref": "#/components/schemas/torture.v1.Everything"}}

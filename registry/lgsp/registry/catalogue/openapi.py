@@ -206,7 +206,7 @@ def _body(schemas: Schemas, method: MethodDescriptor, binding: Binding) -> dict[
         schema = schemas.inline(request, fixed) if fixed else schemas.message(request)
     else:
         found = request.fields_by_name[binding.body]
-        if found.message_type is not None and found.message_type.full_name == _HTTP_BODY:
+        if _message_of(found) == _HTTP_BODY:
             return {"required": True, "content": {"*/*": {}}}
         schema = schemas.field(found)
     if method.client_streaming:
@@ -216,15 +216,19 @@ def _body(schemas: Schemas, method: MethodDescriptor, binding: Binding) -> dict[
 
 def _answer(schemas: Schemas, method: MethodDescriptor, binding: Binding) -> dict[str, Any]:
     response = method.output_type
-    if response.full_name == _HTTP_BODY:
+    # Envoy heeds `response_body` for documents only; any other answer is the whole message.
+    part = _field_at(response, binding.response_body)
+    if _HTTP_BODY in (response.full_name, _message_of(part)):
         return {"description": "The document itself, with its own content type.", "content": {"*/*": {}}}
     schema = schemas.message(response)
-    if binding.response_body:
-        schema = schemas.field(response.fields_by_name[binding.response_body])
     if method.server_streaming:
         schema = {"type": "array", "items": schema}
     text = "The answers, one after another." if method.server_streaming else "The answer."
     return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _message_of(found: FieldDescriptor | None) -> str:
+    return found.message_type.full_name if found is not None and found.message_type is not None else ""
 
 
 # --- what all operations share ---------------------------------------------------------------------------------------

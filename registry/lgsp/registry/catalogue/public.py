@@ -15,7 +15,9 @@ _PACKAGE: Final = f"{options_pb2.DESCRIPTOR.package}."
 def public_contract(contract: bytes) -> bytes:
     """The contract without adapter options: a query names tables and columns that callers have no business with."""
     files = descriptor_pb2.FileDescriptorSet.FromString(contract)
-    declared = [each for file in files.file for service in file.service for each in (service, *service.method)]
+    declared: list[Any] = [
+        each for file in files.file for service in file.service for each in (service, *service.method)
+    ]
     removed = [_without_adapter(each.options) for each in declared if each.HasField("options")]
     return files.SerializeToString(deterministic=True) if any(removed) else contract
 
