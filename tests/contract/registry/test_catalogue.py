@@ -21,6 +21,7 @@ from lgsp.registry.api import RegistryServicer
 from lgsp.registry.api.catalogue import CatalogueServicer
 from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.contracts import load_contract
+from lgsp.registry.store import Write
 from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, following, jwks, refused
 from tests.support.descriptors import descriptor_set
 
@@ -177,6 +178,20 @@ async def test_a_catalogue_that_starts_later_finds_the_same(catalogue, api, shar
     async with following(shared) as store, catalogue_over(api, store) as other:
         await found(other, "CountCitizens", PEOPLE)
         assert await other.names(query="dan cu") == [PEOPLE]
+
+
+async def test_a_contract_that_cannot_be_read_holds_up_no_other(catalogue, api):
+    """Its words are missing, its record is found, and what comes later is read all the same."""
+    for name in ("t.v1.LostService", "t.v1.LostToo"):
+        service = pb.Service(
+            name=name, names=pb.Names(vi="Mất", en="Lost"), provider=PROVIDER, contract_digest="0" * 64
+        )
+        await api.store.write([Write("service", name, service, 0)], operation_id=name, actor=OPERATOR)
+    assert await catalogue.names(query="mat") == ["t.v1.LostService", "t.v1.LostToo"]
+    await publish_people(api)
+    await found(catalogue, "CountCitizens", PEOPLE)
+    reason, _ = await refused(catalogue.consumer("Describe", service="t.v1.LostService"))
+    assert reason == "NOT_REGISTERED"
 
 
 # --- terms -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from lgsp.api.registry.v1 import registry_pb2
 from lgsp.api.registry.v1.registry_pb2 import Agency, Grant, Names, Service, System
 from lgsp.gateway.control import standard
 from lgsp.registry.grants import EVERYONE
+from lgsp.registry.state import State
+from lgsp.registry.store import Write
 
 REGISTRY_SERVICE: Final = "lgsp.api.registry.v1.RegistryService"
 NODE_SERVICE: Final = "lgsp.api.node.v1.NodeService"
@@ -73,6 +75,16 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
         records.append(("service", name, _service(name, platform, contract)))
         records.append(("grant", grant.id, grant))
     return records
+
+
+def missing(state: State, records: list[tuple[str, str, Message]]) -> list[Write]:
+    """What a registry lacks of the records, and platform contracts that a newer release has. A right that was revoked is there."""
+    found = ((kind, key, value, state.get(kind, key)) for kind, key, value in records)
+    return [
+        Write(kind, key, value, entry.revision if entry else 0)
+        for kind, key, value, entry in found
+        if entry is None or (kind == "service" and entry.record.service != value)
+    ]
 
 
 def _grant(service: str, operator: str) -> Grant:

@@ -213,11 +213,7 @@ class Control:
         jwks = settings.layout.operator_jwks.read_text("utf-8")
         records = founding.founding_records(settings.city, names, settings.operator, jwks)
         fresh = state.get("agency", settings.city) is None
-        writes = []
-        for kind, key, value in records:
-            entry = state.get(kind, key)
-            if entry is None or (kind == "service" and getattr(entry.record, kind) != value):
-                writes.append(Write(kind, key, value, entry.revision if entry else 0))
+        writes = founding.missing(state, records)
         if not writes:
             return
         try:

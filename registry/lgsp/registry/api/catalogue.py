@@ -6,6 +6,7 @@ Rule 2: who uses a service is told to its provider, its stewards and operators o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -56,6 +57,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         caller = self._registry.caller(context)
         if len(request.query) > MAX_QUERY:
             raise BusError("REQUEST_TOO_LARGE", f"a query has at most {MAX_QUERY} characters")
+        await self._directory.settle()
         usable = rights.usable_services(self._state, caller, self._now())
         wanted = self._filter(request, caller, usable)
         found = [(score, name) for score, name in self._directory.index.search(request.query) if wanted(name)]
@@ -135,7 +137,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         terms = self._terms(caller, service.name)
         purposes = {method: _purposes(terms(method)) for method in methods}
         wanted = documents.Wanted(contract, service, self._base_url, request.file, purposes)
-        content_type, data = documents.written(request.format, wanted)
+        content_type, data = await asyncio.to_thread(documents.written, request.format, wanted)
         return httpbody_pb2.HttpBody(content_type=content_type, data=data)
 
     def _versions(self, service: Service) -> list[registry_pb2.ServiceVersion]:

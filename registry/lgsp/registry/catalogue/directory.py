@@ -1,7 +1,9 @@
 """Keeps the index equal to the registry: records at once, the words of contracts as soon as they are fetched.
 
 Rule 1: nothing is scanned for a query; a change touches the services that it is about, and no other.
-Rule 2: a contract that cannot be fetched now is tried again; until then its service is found by its record alone.
+Rule 2: what changed is taken up in small bites between other work, and before the next query: a node that starts with ten
+        thousand services serves at once, and a query never misses what the registry had before it.
+Rule 3: a contract that cannot be fetched now is tried again; until then its service is found by its record alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lgsp.registry.store import Store
 
 _log = logging.getLogger("lgsp.catalogue")
 _RETRY_S: Final = 1.0
+_BITE: Final = 20
 
 
 class Directory:
@@ -32,46 +35,62 @@ class Directory:
         self._facts: dict[str, Facts] = {}
         self._agencies: dict[str, set[str]] = defaultdict(set)
         self._providers: dict[str, set[str]] = defaultdict(set)
+        # Records not yet taken up, and services whose contract is not read yet; both in order.
+        self._touched: dict[str, None] = dict.fromkeys(self._state.all("service"))
         self._waiting: dict[str, None] = {}
+        self._unread: set[str] = set()
         self._wake = asyncio.Event()
-        for name in self._state.all("service"):
-            self._take(name)
+        self._wake.set()
         store.listen(self.note)
 
     def note(self, changes: Iterable[Change]) -> None:
         """The registry changed."""
-        touched: dict[str, None] = {}
         for change in changes:
             if change.kind == "service":
-                touched[change.key] = None
+                self._touched[change.key] = None
             elif change.kind == "agency":
-                touched.update(dict.fromkeys(self._agencies.get(change.key, ())))
+                self._touched.update(dict.fromkeys(self._agencies.get(change.key, ())))
             elif change.kind == "system":
-                touched.update(dict.fromkeys(self._providers.get(change.key, ())))
-        for name in touched:
-            self._take(name)
+                self._touched.update(dict.fromkeys(self._providers.get(change.key, ())))
+        self._wake.set()
+
+    async def settle(self) -> None:
+        """Take up every record that changed."""
+        while self._touched:
+            for name in list(self._touched)[:_BITE]:
+                del self._touched[name]
+                self._take(name)
+            await asyncio.sleep(0)
 
     async def run(self) -> None:
         """Fetch what is new, for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self.settle()
             while self._waiting:
-                name = next(iter(self._waiting))
-                try:
-                    await self.facts(name)
-                except BusError as error:
-                    _log.warning("contract of %s not read: %s", name, error)
-                    await asyncio.sleep(_RETRY_S)
-                    self._waiting.pop(name, None)
-                    self._waiting[name] = None  # the others first
-                await asyncio.sleep(0)
+                await self._read(next(iter(self._waiting)))
+                await self.settle()
+
+    async def _read(self, name: str) -> None:
+        del self._waiting[name]
+        try:
+            await self.facts(name)
+        except BusError as error:
+            if self._service(name) is None:
+                return  # gone meanwhile
+            if name not in self._unread:
+                _log.warning("contract of %s not read: %s", name, error)
+            self._unread.add(name)
+            self._waiting[name] = None  # behind the others
+            await asyncio.sleep(_RETRY_S)
+        else:
+            self._unread.discard(name)
 
     async def facts(self, name: str) -> Facts:
         """What the service's contract in force says; NOT_REGISTERED for no such service."""
         service = self._service(name)
         if service is None:
-            self._waiting.pop(name, None)
             raise BusError("NOT_REGISTERED", f"no service {name[:64]!r}")
         kept = self._facts.get(name)
         if kept is None or kept.digest != service.contract_digest:
