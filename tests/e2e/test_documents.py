@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from google.api import httpbody_pb2
 from google.protobuf import json_format, message_factory
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from lgsp.adapters.manifest import compile_proto
 from lgsp.registry.contracts import load_contract
@@ -163,7 +164,9 @@ async def city(tmp_path_factory):
 async def made(city) -> dict:
     answer = await city.lgsp("catalogue", "contract", ECHO, "--format", "openapi", "--as", CALLER)
     assert answer.code == 0, answer.err
-    return json.loads(answer.out)
+    found = json.loads(answer.out)
+    validate(found, cls=OpenAPIV31SpecValidator)
+    return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -142,6 +142,7 @@ async def test_filters_and_pages(catalogue, api):
     assert await catalogue.names(classification=pb.CLASSIFICATION_PERSONAL) == [PEOPLE]
     assert await catalogue.names(agency="H26.1") == [SERVICE, PEOPLE]
     assert await catalogue.names(agency="H26.2") == []
+    assert await catalogue.names(query="dancu@hanoi.gov.vn") == [PEOPLE]
     assert await catalogue.names(usable=True) == []
     first = await catalogue.consumer("Search", page_size=1)
     assert ([each.name for each in first.services], first.total) == ([SERVICE], 2)
@@ -209,6 +210,15 @@ async def test_what_i_may_do_is_told_with_each_method(catalogue, api):
     count = (await catalogue.consumer("Describe", service=PEOPLE)).methods
     assert [each.terms[0].exhausted for each in count if each.terms] == [True]
     assert not any(each.granted for each in count)
+
+
+async def test_fields_rate_and_quota_are_told_as_the_grant_has_them(catalogue):
+    mask = pb.Mask(method="GetWard", paths=["name"])
+    terms = {"rate": 5, "daily_quota": 1000, "masks": [mask]}
+    await catalogue.grant("narrow", consumer=CONSUMER, service=SERVICE, methods=["GetWard", "GetProvince"], **terms)
+    ward, province = [each.terms[0] for each in (await catalogue.consumer("ListUsable")).methods][::-1]
+    assert (list(ward.fields), ward.rate, ward.daily_quota) == (["name"], 5, 1000)
+    assert list(province.fields) == []
 
 
 async def test_how_a_provider_is_reached_is_not_told(catalogue):
