@@ -10,13 +10,14 @@ from google.protobuf import descriptor_pb2
 
 from lgsp.registry.catalogue import comments
 from lgsp.registry.catalogue.comments import Comment, Path, comments_of
+from lgsp.registry.catalogue.words import words
 
 _MAX_TEXT: Final = 8_000
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of the service in one contract: `text` is every comment of its file and the names of its messages and fields."""
+    """Of the service in one contract: `text` has the words of its file's comments, messages and fields, folded, each once."""
 
     digest: str
     methods: tuple[str, ...]
@@ -36,7 +37,7 @@ def facts_of(digest: str, contract: bytes, service: str) -> Facts:
         digest,
         tuple(method.name for method in declared.method),
         comment_on(said, comments.FILE_SERVICE, at).text,
-        "\n".join(texts)[:_MAX_TEXT],
+        " ".join(dict.fromkeys(words("\n".join(texts)[:_MAX_TEXT]))),
     )
 
 
