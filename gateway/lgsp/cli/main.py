@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "agency": ("lgsp.cli.agency:agency", "List, show, create and revoke agencies."),
     "system": ("lgsp.cli.system:system", "List, show, create and revoke systems."),
     "service": ("lgsp.cli.service:service", "List, show, create and retire services."),
+    "catalogue": ("lgsp.cli.catalogue:catalogue", "Find services; see their terms, users and contracts."),
     "grant": ("lgsp.cli.grant:grant", "Ask for, decide on, list and end grants."),
     "group": ("lgsp.cli.group:group", "Make and list groups of systems."),
     "key": ("lgsp.cli.key:key", "Make keys for systems; rotate the node's token key."),

@@ -16,8 +16,6 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
-    GRANT_STATE_ACTIVE,
-    GRANT_STATE_UNSPECIFIED,
     LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
@@ -30,9 +28,8 @@ from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry import upstreams
 from lgsp.registry.contracts import load_contract
+from lgsp.registry.grants import holds as holds
 
-# Grants that were made before they had states have none.
-_IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
 # Before a credential's name: the name of the secret that holds its value.
 CREDENTIAL_SECRET = "credential/"  # noqa: S105 # a name, not a secret
@@ -87,16 +84,6 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
         secret=f"{CREDENTIAL_SECRET}{rest.credential}" if rest.credential and header is not None else "",
         max_body=rest.max_body or upstreams.DEFAULT_BODY,
         closed=closed,
-    )
-
-
-def holds(grant: Grant, now: datetime) -> bool:
-    """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
-    return (
-        grant.state in _IN_FORCE
-        and not grant.HasField("revoked_at")
-        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
-        and (not grant.HasField("not_after") or now < _time(grant.not_after))
     )
 
 

@@ -32,20 +32,20 @@ def page(
     if request.page_size < 0:
         raise BusError("REQUEST_MALFORMED", "page_size is negative")
     size = min(request.page_size or DEFAULT_SIZE, MAX_SIZE)
-    after, found = _open(request), list[tuple[str, Entry]]()
+    after, found = opened(request), list[tuple[str, Entry]]()
     if among is not None:
         keys = sorted(each for each in among if each > after)
         found = [(key, entry) for key in keys if (entry := state.get(kind, key)) is not None and wanted(entry)]
-        return [entry for _, entry in found[:size]], _seal(request, found[size - 1][0]) if len(found) > size else ""
+        return [entry for _, entry in found[:size]], seal(request, found[size - 1][0]) if len(found) > size else ""
     for _ in range(_CHUNKS):
         chunk = state.page(kind, after, MAX_SIZE)
         found += [each for each in chunk if wanted(each[1])]
         if len(found) > size:
-            return [entry for _, entry in found[:size]], _seal(request, found[size - 1][0])
+            return [entry for _, entry in found[:size]], seal(request, found[size - 1][0])
         if len(chunk) < MAX_SIZE:
             return [entry for _, entry in found], ""
         after = chunk[-1][0]
-    return [entry for _, entry in found], _seal(request, after)
+    return [entry for _, entry in found], seal(request, after)
 
 
 def _binding(request: Any, key: bytes) -> bytes:
@@ -56,11 +56,13 @@ def _binding(request: Any, key: bytes) -> bytes:
     return hashlib.sha256(bare.SerializeToString(deterministic=True) + b"\0" + key).digest()[:_DIGEST]
 
 
-def _seal(request: Any, key: str) -> str:
+def seal(request: Any, key: str) -> str:
+    """The token of the page that follows `key`."""
     return base64.urlsafe_b64encode(_binding(request, key.encode()) + key.encode()).decode()
 
 
-def _open(request: Any) -> str:
+def opened(request: Any) -> str:
+    """The key that the request's token names; empty for the first page, PAGE_TOKEN_INVALID for a token of another request."""
     if not request.page_token:
         return ""
     try:

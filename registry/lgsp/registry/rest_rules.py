@@ -30,11 +30,12 @@ def check_rules(files: descriptor_pb2.FileDescriptorSet, pool: DescriptorPool) -
             for method in service.method:
                 if method.options.HasExtension(annotations_pb2.http):
                     rule = method.options.Extensions[annotations_pb2.http]
-                    request = pool.FindMessageTypeByName(method.input_type.lstrip("."))
-                    _check(f"{service.name}.{method.name}", rule, request)
+                    names = method.input_type.lstrip("."), method.output_type.lstrip(".")
+                    request, response = map(pool.FindMessageTypeByName, names)
+                    _check(f"{service.name}.{method.name}", rule, request, response)
 
 
-def _check(method: str, rule: http_pb2.HttpRule, request: Descriptor) -> None:
+def _check(method: str, rule: http_pb2.HttpRule, request: Descriptor, response: Descriptor) -> None:
     if len(rule.additional_bindings) > MAX_BINDINGS:
         raise BusError("CONTRACT_INVALID", f"{method}: more than {MAX_BINDINGS} additional bindings")
     for each in (rule, *rule.additional_bindings):
@@ -45,6 +46,10 @@ def _check(method: str, rule: http_pb2.HttpRule, request: Descriptor) -> None:
         _check_path(method, path, request)
         if each.body not in ("", "*") and each.body not in request.fields_by_name:
             raise BusError("CONTRACT_INVALID", f"{method}: the request has no field {each.body[:64]!r} for the body")
+        if each.response_body and each.response_body not in response.fields_by_name:
+            raise BusError(
+                "CONTRACT_INVALID", f"{method}: the response has no field {each.response_body[:64]!r} to be all"
+            )
 
 
 def _check_path(method: str, path: str, request: Descriptor) -> None:

@@ -31,6 +31,7 @@ def contract(tmp_path, rule: str) -> bytes:
         'get: "/v1/{inner.code}/x:verb"',
         'post: "/v1/texts" body: "*"',
         'put: "/v1/texts/{id}" body: "inner" additional_bindings { get: "/v2/{id}" }',
+        'get: "/v1/x" response_body: "inner"',
         'custom: { kind: "HEAD" path: "/v1/x" }',
     ],
 )
@@ -54,6 +55,7 @@ def test_rules_that_hold(tmp_path, rule):
         ('get: "/v1/{inner}"', "no field 'inner'"),
         ('get: "/v1/{id.code}"', "no field 'id.code'"),
         ('post: "/v1" body: "nope"', "for the body"),
+        ('get: "/v1/x" response_body: "nope"', "no field 'nope' to be all"),
         ('get: "/v1/x" additional_bindings { get: "/{no}" }', "no field 'no'"),
     ],
 )

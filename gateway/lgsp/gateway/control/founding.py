@@ -12,19 +12,33 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 
+from lgsp.api.catalogue.v1 import catalogue_pb2
 from lgsp.api.node.v1 import node_pb2
 from lgsp.api.registry.v1 import registry_pb2
 from lgsp.api.registry.v1.registry_pb2 import Agency, Grant, Names, Service, System
+from lgsp.gateway.control import standard
+from lgsp.registry.grants import EVERYONE
+from lgsp.registry.state import State
+from lgsp.registry.store import Write
 
 REGISTRY_SERVICE: Final = "lgsp.api.registry.v1.RegistryService"
 NODE_SERVICE: Final = "lgsp.api.node.v1.NodeService"
+CATALOGUE_SERVICE: Final = "lgsp.api.catalogue.v1.CatalogueService"
 PLATFORM: Final[dict[str, FileDescriptor]] = {
     REGISTRY_SERVICE: registry_pb2.DESCRIPTOR,
     NODE_SERVICE: node_pb2.DESCRIPTOR,
+    CATALOGUE_SERVICE: catalogue_pb2.DESCRIPTOR,
+    **standard.CONTRACTS,
 }
+# Every system may call these; what each is told is up to them.
+OPEN: Final = frozenset({CATALOGUE_SERVICE, *standard.CONTRACTS})
 _NAMES: Final = {
     REGISTRY_SERVICE: Names(vi="Sổ đăng ký", en="Registry"),
     NODE_SERVICE: Names(vi="Nút cổng", en="Gateway node"),
+    CATALOGUE_SERVICE: Names(vi="Danh mục dịch vụ", en="Catalogue"),
+    standard.REFLECTION: Names(vi="Tự mô tả", en="Reflection"),
+    standard.REFLECTION_ALPHA: Names(vi="Tự mô tả (v1alpha)", en="Reflection (v1alpha)"),
+    standard.HEALTH: Names(vi="Tình trạng dịch vụ", en="Health"),
 }
 
 
@@ -57,10 +71,27 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
         ("system", platform, System(id=platform, names=Names(vi="Nền tảng LGSP", en="LGSP platform"))),
     ]
     for name, contract in platform_contracts().items():
-        grant = f"operator-{name.rsplit('.', 1)[1].lower()}"
+        grant = _grant(name, operator)
         records.append(("service", name, _service(name, platform, contract)))
-        records.append(("grant", grant, Grant(id=grant, consumer=operator, service=name, methods=["*"])))
+        records.append(("grant", grant.id, grant))
     return records
+
+
+def missing(state: State, records: list[tuple[str, str, Message]]) -> list[Write]:
+    """What a registry lacks of the records, and platform contracts that a newer release has. A right that was revoked is there."""
+    found = ((kind, key, value, state.get(kind, key)) for kind, key, value in records)
+    return [
+        Write(kind, key, value, entry.revision if entry else 0)
+        for kind, key, value, entry in found
+        if entry is None or (kind == "service" and entry.record.service != value)
+    ]
+
+
+def _grant(service: str, operator: str) -> Grant:
+    if service in OPEN:
+        identifier = f"{EVERYONE}-{service.lower().replace('.', '-')}"
+        return Grant(id=identifier, group=EVERYONE, service=service, methods=["*"])
+    return Grant(id=f"operator-{service.rsplit('.', 1)[1].lower()}", consumer=operator, service=service, methods=["*"])
 
 
 def _service(name: str, provider: str, contract: bytes) -> Service:

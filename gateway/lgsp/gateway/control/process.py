@@ -22,6 +22,7 @@ import uvicorn
 from nats.aio.client import Client
 
 from lgsp.adapters.tracing import TraceInterceptor
+from lgsp.api.catalogue.v1 import catalogue_pb2_grpc
 from lgsp.api.errors import BusError
 from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
@@ -29,8 +30,10 @@ from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevocation
 from lgsp.gateway import compiler, credentials, nats, tls
 from lgsp.gateway.control import founding
+from lgsp.gateway.control.health import Health, Instances
 from lgsp.gateway.control.node_api import NodeServicer
 from lgsp.gateway.control.publisher import Publisher
+from lgsp.gateway.control.reflection import Reflection
 from lgsp.gateway.oauth.app import OAuthApp
 from lgsp.gateway.oauth.keys import SigningKeys
 from lgsp.gateway.oauth.server import AuthorizationServer
@@ -41,6 +44,9 @@ from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy
 from lgsp.registry.api import RegistryServicer
+from lgsp.registry.api.base import caller_of
+from lgsp.registry.api.catalogue import CatalogueServicer
+from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.leases import Leases
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
@@ -87,6 +93,17 @@ class Control:
         )
         self.keys = SigningKeys(settings.layout.keys, settings.node, self._publish_key)
         self.oauth = OAuthApp(self._authorization_server(), self.store, self._revoke_token)
+        self.directory = Directory(self.store)
+        self.registry = RegistryServicer(
+            self.store,
+            self.leases,
+            effective=self.publisher.effective,
+            operators=self._is_operator,
+            endpoint_policy=self._check_endpoint,
+            uses=self.usage.uses,
+            development=settings.profile == "development",
+        )
+        self.health = self._health()
         self._from_disk = False
         self._live: set[str] = set()
         self._rotating = asyncio.Lock()
@@ -98,6 +115,7 @@ class Control:
         self.store.listen(self.publisher.note)
         self.store.listen(self._follow_endpoints)
         self.store.listen(self._follow_quotas)
+        self.store.listen(self.health.note)
         self._follow_quotas(Change("grant", key, each, None) for key, each in self.store.state.all("grant").items())
         self.store.on_leases(self._take_leases)
         self.store.on_outage_over(self.leases.forgive)
@@ -111,6 +129,7 @@ class Control:
                 group.create_task(self._write_copy())
                 group.create_task(self._watch_credentials())
                 group.create_task(self.usage.run())
+                group.create_task(self.directory.run())
                 log.info("control process serves", node=self.settings.node)
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -131,17 +150,27 @@ class Control:
         )
 
     def _add_apis(self, server: grpc.aio.Server) -> None:
-        registry = RegistryServicer(
-            self.store,
-            self.leases,
-            effective=self.publisher.effective,
-            operators=self._is_operator,
-            endpoint_policy=self._check_endpoint,
-            uses=self.usage.uses,
-            development=self.settings.profile == "development",
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(self.registry, server)
+        catalogue = CatalogueServicer(
+            self.registry,
+            self.directory,
+            base_url=self.settings.issuer,
+            exhausted=self.usage.exhausted,
+            now=self.publisher.now,
         )
-        registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+        catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(catalogue, server)
+        reflection = Reflection(self.store, self.registry.caller, self.publisher.now)
+        server.add_generic_rpc_handlers((self.health.handler(), *reflection.handlers()))
         node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
+
+    def _health(self) -> Health:
+        return Health(
+            self.store.state,
+            Instances(self.store.state, self.leases.live, frozenset(founding.PLATFORM)),
+            caller=caller_of,
+            operators=self._is_operator,
+            ready=lambda: self.publisher.ready and self.store.synced.is_set(),
+        )
 
     def _is_operator(self, system: str) -> bool:
         """Operators are the systems with a grant in force to create grants."""
@@ -194,11 +223,7 @@ class Control:
         jwks = settings.layout.operator_jwks.read_text("utf-8")
         records = founding.founding_records(settings.city, names, settings.operator, jwks)
         fresh = state.get("agency", settings.city) is None
-        writes = []
-        for kind, key, value in records:
-            entry = state.get(kind, key)
-            if entry is None or (kind == "service" and getattr(entry.record, kind) != value):
-                writes.append(Write(kind, key, value, entry.revision if entry else 0))
+        writes = founding.missing(state, records)
         if not writes:
             return
         try:
@@ -236,6 +261,7 @@ class Control:
             changed = live ^ self._live
             self._live = live
             if changed:
+                self.health.note()
                 self.publisher.touch({name for key in changed if key in known for name in known[key].services})
 
     async def _watch_credentials(self) -> None:

@@ -83,6 +83,8 @@ def _transcoder(service: ServicePolicy) -> dict[str, Any]:
         "services": [service.name],
         "convert_grpc_status": True,
         "print_options": {"preserve_proto_field_names": True},
+        # Form encoding, as browsers and most HTTP clients write a space.
+        "query_param_unescape_plus": True,
         "request_validation_options": {"reject_unknown_query_parameters": True},
         # As much as what answers takes.
         "max_request_body_size": service.rest.max_body if service.rest else MAX_MESSAGE,

@@ -50,12 +50,10 @@ class Part:
     # --- who and what ------------------------------------------------------------------------------------------------
 
     def caller(self, context: Context) -> str:
-        named = [value for key, value in context.invocation_metadata() or () if key == "x-lgsp-client"]
-        if len(named) != 1 or not isinstance(named[0], str) or not named[0]:
-            raise BusError("GRANT_MISSING", "the call did not come through the gateway")
+        named = caller_of(context)
         if not self.store.synced.is_set() and not self.state.revision:
             raise BusError("REGISTRY_UNAVAILABLE", "this node has not read the registry yet")
-        return named[0]
+        return named
 
     def operator(self, context: Context) -> str:
         caller = self.caller(context)
@@ -127,6 +125,14 @@ class Part:
                 raise BusError("REQUEST_TOO_LARGE", f"a {each.kind} has at most {_MAX_RECORD} bytes")
         operation = f"{caller} {operation_id}" if operation_id else uuid.uuid4().hex
         return await self.store.write(writes, operation_id=operation, actor=caller)
+
+
+def caller_of(context: Context) -> str:
+    """The system that the gateway says is calling; GRANT_MISSING when it says nothing."""
+    named = [value for key, value in context.invocation_metadata() or () if key == "x-lgsp-client"]
+    if len(named) != 1 or not isinstance(named[0], str) or not named[0]:
+        raise BusError("GRANT_MISSING", "the call did not come through the gateway")
+    return named[0]
 
 
 def repeated(entry: Entry, caller: str, operation_id: str) -> bool:

@@ -11,6 +11,7 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import compatibility, contracts, identifiers, paging, upstreams
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
+from lgsp.registry.grants import IN_FORCE
 from lgsp.registry.lifecycle import (
     DEPRECATED,
     DRAFT,
@@ -109,15 +110,20 @@ class Services(Part):
 
     async def CheckContract(self, request: pb.CheckContractRequest, context: Context) -> pb.CheckContractResponse:
         self.caller(context)
-        known = self.need("service", request.service).record.service
+        broken, methods = await self.broken_by(request.service, request.contract)
         contract = contracts.load_contract(request.contract, request.service)
-        before = await self.store.get_contract(known.contract_digest)
-        broken = await compatibility.breaking(request.contract, before)
-        methods = compatibility.touched_methods(contracts.load_contract(before), request.service, broken)
         advice = await compatibility.advice(request.contract, _own_files(contract, request.service))
         return pb.CheckContractResponse(
-            breaking=broken, advice=advice, affected=self._affected(request.service, methods)
+            breaking=broken, advice=advice, affected=self.affected(request.service, methods)
         )
+
+    async def broken_by(self, service: str, contract: bytes) -> tuple[list[pb.Finding], set[str]]:
+        """What `contract` breaks in the place of the service's own, and the methods that this may concern."""
+        known = self.need("service", service).record.service
+        contracts.load_contract(contract, service)
+        before = await self.store.get_contract(known.contract_digest)
+        broken = await compatibility.breaking(contract, before)
+        return broken, compatibility.touched_methods(contracts.load_contract(before), service, broken)
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
         self.caller(context)
@@ -167,7 +173,7 @@ class Services(Part):
         broken = [] if before == request.contract else await compatibility.breaking(request.contract, before)
         if broken and not request.override_reason.strip():
             methods = compatibility.touched_methods(contracts.load_contract(before), known.name, broken)
-            used = sorted({use.consumer for use in self._affected(known.name, methods)})
+            used = sorted({use.consumer for use in self.affected(known.name, methods)})
             who = f" Used by {', '.join(used[:10])}." if used else " No consumer uses what it breaks."
             raise BusError("CONTRACT_INCOMPATIBLE", compatibility.in_words(broken) + "." + who)
         return broken
@@ -210,12 +216,12 @@ class Services(Part):
         writes.append(Write("service", service.name, service, entry.revision if entry is not None else 0))
         return max(await self.write_all(writes, request.operation_id, caller))
 
-    def _affected(self, service: str, methods: set[str]) -> list[pb.Use]:
+    def affected(self, service: str, methods: set[str]) -> list[pb.Use]:
         """Who may use the methods or did: from grants, with the calls on record."""
         found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
         for entry in self.state.grants_by_service(service):
             grant = entry.record.grant
-            if grant.state in (pb.GRANT_STATE_UNSPECIFIED, pb.GRANT_STATE_ACTIVE) and not grant.HasField("revoked_at"):
+            if grant.state in IN_FORCE and not grant.HasField("revoked_at"):
                 for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
                     for system in self.state.members(grant):
                         found.setdefault((system, method), pb.Use(consumer=system, method=method))
