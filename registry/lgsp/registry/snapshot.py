@@ -14,9 +14,11 @@ from typing import Final
 import msgspec
 
 from lgsp.api.registry.v1.registry_pb2 import Record
+from lgsp.registry.schema import CURRENT
 from lgsp.registry.state import KINDS, Entry, State
 
-_MAGIC: Final = b"LGSPREG1"
+# With the version of the records inside: another release's copy is read anew from the stream.
+_MAGIC: Final = b"LGSPREG1" + b"%04d" % CURRENT
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):

@@ -14,7 +14,15 @@ from google.protobuf.message import Message
 
 from lgsp.api.node.v1 import node_pb2
 from lgsp.api.registry.v1 import registry_pb2
-from lgsp.api.registry.v1.registry_pb2 import Agency, Grant, Names, Service, System
+from lgsp.api.registry.v1.registry_pb2 import (
+    GRANT_STATE_ACTIVE,
+    LIFECYCLE_PUBLISHED,
+    Agency,
+    Grant,
+    Names,
+    Service,
+    System,
+)
 
 REGISTRY_SERVICE: Final = "lgsp.api.registry.v1.RegistryService"
 NODE_SERVICE: Final = "lgsp.api.node.v1.NodeService"
@@ -59,10 +67,18 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
     for name, contract in platform_contracts().items():
         grant = f"operator-{name.rsplit('.', 1)[1].lower()}"
         records.append(("service", name, _service(name, platform, contract)))
-        records.append(("grant", grant, Grant(id=grant, consumer=operator, service=name, methods=["*"])))
+        given = Grant(id=grant, consumer=operator, service=name, methods=["*"], state=GRANT_STATE_ACTIVE)
+        records.append(("grant", grant, given))
     return records
 
 
 def _service(name: str, provider: str, contract: bytes) -> Service:
     digest = hashlib.sha256(contract).hexdigest()
-    return Service(name=name, names=_NAMES[name], provider=provider, contract_digest=digest)
+    return Service(
+        name=name,
+        names=_NAMES[name],
+        provider=provider,
+        contract_digest=digest,
+        lifecycle=LIFECYCLE_PUBLISHED,
+        version=1,
+    )

@@ -22,7 +22,7 @@ from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
-from lgsp.registry.lifecycle import CARRIED, lifecycle_of
+from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
@@ -166,7 +166,7 @@ class Publisher:
 
     async def _service(self, name: str) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
-        if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
+        if entry is None or entry.record.service.lifecycle not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
         try:
             policy = await self._policy(name)

@@ -14,9 +14,7 @@ from lgsp.registry.lifecycle import (
     PUBLISHED,
     RETIRED,
     check_attributes,
-    lifecycle_of,
     need_step,
-    version_of,
 )
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
@@ -60,7 +58,6 @@ class Services(Part):
             if request.replaced_by:
                 self.need_active_service(request.replaced_by)
             service.lifecycle, service.replaced_by = DEPRECATED, request.replaced_by
-            service.version = version_of(service)
             if not service.HasField("deprecated_at"):
                 service.deprecated_at.CopyFrom(now())
             service.ClearField("sunset_at")
@@ -147,7 +144,7 @@ class Services(Part):
 
     async def _need_compatible(self, known: pb.Service | None, request: pb.PublishServiceRequest) -> list[pb.Finding]:
         """What the contract breaks, when an override lets it; CONTRACT_INCOMPATIBLE otherwise."""
-        if known is None or not version_of(known):
+        if known is None or not known.version:
             return []
         before = await self.store.get_contract(known.contract_digest)
         broken = [] if before == request.contract else await compatibility.breaking(request.contract, before)
@@ -160,14 +157,14 @@ class Services(Part):
 
     def _take_up(self, service: pb.Service, known: pb.Service | None, *, draft: bool) -> None:
         """The place in life and the version that the service has from now on."""
-        if known is not None and lifecycle_of(known) == DEPRECATED:
+        if known is not None and known.lifecycle == DEPRECATED:
             service.lifecycle, service.replaced_by = DEPRECATED, known.replaced_by
             for name in ("deprecated_at", "sunset_at"):
                 if getattr(known, name).ByteSize():
                     getattr(service, name).CopyFrom(getattr(known, name))
         else:
             service.lifecycle = DRAFT if draft else PUBLISHED
-        number = version_of(known) if known is not None else 0
+        number = known.version if known is not None else 0
         fresh = known is None or not number or service.contract_digest != known.contract_digest
         service.version = number if draft else number + fresh
 
@@ -201,7 +198,7 @@ class Services(Part):
         found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
         for entry in self.state.grants_by_service(service):
             grant = entry.record.grant
-            if grant.state in (pb.GRANT_STATE_UNSPECIFIED, pb.GRANT_STATE_ACTIVE) and not grant.HasField("revoked_at"):
+            if grant.state == pb.GRANT_STATE_ACTIVE:
                 for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
                     for system in self.state.members(grant):
                         found.setdefault((system, method), pb.Use(consumer=system, method=method))
