@@ -17,7 +17,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
     GRANT_STATE_ACTIVE,
-    GRANT_STATE_UNSPECIFIED,
     LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
@@ -29,8 +28,6 @@ from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry.contracts import load_contract
 
-# Grants that were made before they had states have none.
-_IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
@@ -60,7 +57,7 @@ def service_policy(
 def holds(grant: Grant, now: datetime) -> bool:
     """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
     return (
-        grant.state in _IN_FORCE
+        grant.state == GRANT_STATE_ACTIVE
         and not grant.HasField("revoked_at")
         and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
         and (not grant.HasField("not_after") or now < _time(grant.not_after))

@@ -62,7 +62,7 @@ class Publisher:
         self._trust_touched = True
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
-        self._revision = -1
+        self._revision, self._registry = -1, 0
         self.ready = False
         self._contract_of: dict[str, bytes] = {}
 
@@ -80,6 +80,11 @@ class Publisher:
                     self._touched.update(_services(change.kind, entry.record))
         self._wake.set()
 
+    def forget_revision(self) -> None:
+        """Another registry counts its revisions anew."""
+        self._revision, self._registry = -1, self._registry + 1
+        self._wake.set()
+
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
         self._touched.update(services)
@@ -95,7 +100,7 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
-        revision, first = self._state.revision, not self.ready
+        revision, registry, first = self._state.revision, self._registry, not self.ready
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
         upserts: list[Resource] = self._trust() if self._trust_touched or first else []
@@ -113,7 +118,9 @@ class Publisher:
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
-        self.ready, self._revision = True, revision
+        self.ready = True
+        if registry == self._registry:
+            self._revision = revision
         async with self._published:
             self._published.notify_all()
 
