@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "grant": ("lgsp.cli.grant:grant", "Ask for, decide on, list and end grants."),
     "group": ("lgsp.cli.group:group", "Make and list groups of systems."),
     "key": ("lgsp.cli.key:key", "Make keys for systems; rotate the node's token key."),
+    "registry": ("lgsp.cli.registry:registry", "Back up, check and restore the registry."),
     "doctor": ("lgsp.cli.doctor:doctor", "Check every part of a node and say what to do."),
 }
 

@@ -19,10 +19,15 @@ from lgsp.registry.state import KINDS
 
 
 class UnreadableError(Exception):
-    """A message of the stream that this release cannot take; `kind` and `key` are empty where even they are not known."""
+    """A message of the stream that this release cannot take; `kind` and `key` are empty where even they are not known.
 
-    def __init__(self, detail: str, kind: str = "", key: str = "", *, foreign: bool = False) -> None:
-        self.kind, self.key, self.foreign = kind, key, foreign
+    `foreign` is a kind that this release does not know, `newer` a record of a later schema.
+    """
+
+    def __init__(
+        self, detail: str, kind: str = "", key: str = "", *, foreign: bool = False, newer: bool = False
+    ) -> None:
+        self.kind, self.key, self.foreign, self.newer = kind, key, foreign, newer
         super().__init__(detail)
 
 
@@ -49,7 +54,7 @@ CURRENT: Final = len(_STEPS)
 def up(record: pb.Record) -> pb.Record:
     """The record, changed in place to the current version; UnreadableError for a newer one."""
     if not 0 <= record.schema <= CURRENT:
-        raise UnreadableError(f"it has schema version {record.schema}, this release reads up to {CURRENT}")
+        raise UnreadableError(f"it has schema version {record.schema}, this release reads up to {CURRENT}", newer=True)
     for step in _STEPS[record.schema :]:
         step(record)
     record.schema = CURRENT
@@ -71,7 +76,7 @@ def read(subject: str, data: bytes) -> tuple[str, str, pb.Record]:
     try:
         up(record)
     except UnreadableError as error:
-        raise UnreadableError(str(error), kind, key) from None
+        raise UnreadableError(str(error), kind, key, newer=error.newer) from None
     if record.WhichOneof("value") != kind:
         raise UnreadableError(f"it holds no {kind}", kind, key)
     return kind, key, record

@@ -238,9 +238,8 @@ class Store:
         return bool(now["state"]["last_seq"] > position or not nc.is_connected)
 
     async def _take(self, message: Msg, sequence: int) -> None:
-        headers = message.headers or {}
         self._batch.append((sequence, message.subject, message.data))
-        if "Nats-Batch-Id" in headers and "Nats-Batch-Commit" not in headers:
+        if not streams.is_whole(message.headers):
             return
         whole, self._batch = self._batch, []
         state = self._beside or self.state
@@ -373,13 +372,7 @@ class Store:
         return list(range(last - len(writes) + 1, last + 1))
 
     async def _ack(self, nc: Client, where: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
-        reply = await nc.request(where, body, timeout=_TRY_S, headers=headers)
-        answer: dict[str, Any] = (
-            json.loads(reply.data) if reply.data else {"error": {"err_code": 0, "description": "no answer"}}
-        )
-        if error := answer.get("error"):
-            raise streams.JetStreamError(error.get("err_code", 0), error.get("description", ""))
-        return answer
+        return await streams.publish(nc, where, body, headers, _TRY_S)
 
     async def _ours_already(self, nc: Client, writes: Sequence[Write], operation_id: str, stream: str) -> list[int]:
         """After a conflict: the revisions if this very operation replaced what was expected, REVISION_CONFLICT otherwise.
@@ -402,7 +395,7 @@ class Store:
         try:
             message = (await streams.api(nc, f"STREAM.MSG.GET.{stream}", which))["message"]
         except streams.JetStreamError as error:
-            if error.code == 10037:
+            if error.code == streams.NO_MESSAGE:
                 return None
             raise
         return base64.b64decode(message.get("data", "")), int(message["seq"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -18,7 +19,10 @@ REGISTRY, CONTRACTS, ONCE, USAGE = "REGISTRY", "CONTRACTS", "ONCE", "USAGE"
 INCARNATION: Final = "lgsp-incarnation"
 SUBJECTS: Final = "registry.>"
 FROZEN: Final = "frozen.registry.>"
+# On messages that a restore wrote: 1 for the last of those that were written together at first, 0 for the others.
+WHOLE: Final = "Lgsp-Whole"
 _NANOSECONDS: Final = 1_000_000_000
+NO_MESSAGE: Final = 10037
 _NOT_FOUND: Final = 10059
 
 _DURABLE: Final[dict[str, Any]] = {
@@ -56,6 +60,17 @@ async def api(nc: Client, subject: str, content: dict[str, Any] | None = None) -
     """One call of the JetStream API; nats-py's own calls do not know every setting that we need."""
     reply = await nc.request(f"$JS.API.{subject}", json.dumps(content or {}).encode(), timeout=5)
     answer: dict[str, Any] = json.loads(reply.data)
+    if error := answer.get("error"):
+        raise JetStreamError(error.get("err_code", 0), error.get("description", ""))
+    return answer
+
+
+async def publish(
+    nc: Client, subject: str, data: bytes, headers: dict[str, str], timeout_s: float = 5
+) -> dict[str, Any]:
+    """Publish one message and answer what the stream acknowledged."""
+    reply = await nc.request(subject, data, timeout=timeout_s, headers=headers)
+    answer: dict[str, Any] = json.loads(reply.data or b'{"error": {"description": "no answer"}}')
     if error := answer.get("error"):
         raise JetStreamError(error.get("err_code", 0), error.get("description", ""))
     return answer
@@ -106,3 +121,11 @@ async def _ensure(nc: Client, name: str, wanted: dict[str, Any], replicas: int) 
 def fresh(name: str, wanted: dict[str, Any], replicas: int) -> dict[str, Any]:
     """The configuration of a new stream, with an incarnation of its own."""
     return wanted | {"name": name, "num_replicas": replicas, "metadata": {INCARNATION: uuid.uuid4().hex}}
+
+
+def is_whole(headers: Mapping[str, str] | None) -> bool:
+    """True for a message that ends what was written together."""
+    found = headers or {}
+    if WHOLE in found:
+        return found[WHOLE] == "1"
+    return "Nats-Batch-Id" not in found or "Nats-Batch-Commit" in found
