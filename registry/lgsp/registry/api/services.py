@@ -1,50 +1,18 @@
-"""Services over their life: draft, published in numbered versions, deprecated, retired; contracts are immutable."""
+"""Services over their life: read, checked, deprecated, retired. Publishing is in publishing.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.registry import compatibility, contracts, identifiers, paging
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
-from lgsp.registry.lifecycle import (
-    DEPRECATED,
-    DRAFT,
-    PUBLISHED,
-    RETIRED,
-    check_attributes,
-    need_step,
-)
+from lgsp.registry import compatibility, contracts, paging
+from lgsp.registry.api.base import EFFECTIVE_S, Context, copied, now, repeated
+from lgsp.registry.api.publishing import Publishing, own_files, version_key
+from lgsp.registry.lifecycle import DEPRECATED, RETIRED, need_step
 from lgsp.registry.state import Entry
-from lgsp.registry.store import Write
-
-Uses = Callable[[str], list[pb.Use]]
 
 
-class Services(Part):
-    """The methods about services."""
-
-    async def PublishService(self, request: pb.PublishServiceRequest, context: Context) -> pb.PublishServiceResponse:
-        caller, service = self.caller(context), _wished(request.service)
-        identifiers.check_service(service.name)
-        entry = self._own_or_new(caller, service)
-        contract = contracts.load_contract(request.contract, service.name)
-        advice = await compatibility.advice(request.contract, _own_files(contract, service.name))
-        if entry is not None and repeated(entry, caller, request.operation_id):
-            return pb.PublishServiceResponse(service=entry.record.service, revision=entry.revision, advice=advice)
-        known = entry.record.service if entry is not None else None
-        need_step("draft" if request.draft else "publish", known)
-        check_attributes(service, contract)
-        self._need_people(service)
-        broken = [] if request.draft else await self._need_compatible(known, request)
-        service.contract_digest = await self.store.put_contract(request.contract)
-        self._take_up(service, known, draft=request.draft)
-        revision = entry.revision if entry is not None else 0
-        if service != known:
-            revision = await self._write_version(service, entry, request, caller, broken)
-        await self.effective(revision, EFFECTIVE_S)
-        return pb.PublishServiceResponse(service=service, revision=revision, advice=advice, breaking=broken)
+class Services(Publishing):
+    """The methods about services, besides publishing."""
 
     async def DeprecateService(
         self, request: pb.DeprecateServiceRequest, context: Context
@@ -106,9 +74,9 @@ class Services(Part):
         before = await self.store.get_contract(known.contract_digest)
         broken = await compatibility.breaking(request.contract, before)
         methods = compatibility.touched_methods(contracts.load_contract(before), request.service, broken)
-        advice = await compatibility.advice(request.contract, _own_files(contract, request.service))
+        advice = await compatibility.advice(request.contract, own_files(contract, request.service))
         return pb.CheckContractResponse(
-            breaking=broken, advice=advice, affected=self._affected(request.service, methods)
+            breaking=broken, advice=advice, affected=self.affected(request.service, methods)
         )
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
@@ -119,106 +87,7 @@ class Services(Part):
             digest = found.record.service_version.contract_digest
         return pb.GetContractResponse(contract=await self.store.get_contract(digest), digest=digest)
 
-    # --- publishing --------------------------------------------------------------------------------------------------
-
-    def _own_or_new(self, caller: str, service: pb.Service) -> Entry | None:
-        """The service as it is, when the caller may publish it."""
-        if not self.operators(caller) and service.provider != caller:
-            raise BusError("NOT_OWNER", f"{caller} cannot publish for {service.provider[:64]}")
-        self.need_active_system(service.provider)
-        entry = self.state.get("service", service.name)
-        if entry is not None and entry.record.service.provider != service.provider:
-            raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{service.name} belongs to {entry.record.service.provider}")
-        return entry
-
     def _owned(self, name: str, context: Context) -> tuple[str, Entry]:
         caller, entry = self.caller(context), self.need("service", name)
         self.need_owner(caller, entry.record.service.provider)
         return caller, entry
-
-    def _need_people(self, service: pb.Service) -> None:
-        if service.owner:
-            service.owner = self.need_active_agency(service.owner).id
-        for steward in service.stewards:
-            self.need_active_system(steward)
-
-    async def _need_compatible(self, known: pb.Service | None, request: pb.PublishServiceRequest) -> list[pb.Finding]:
-        """What the contract breaks, when an override lets it; CONTRACT_INCOMPATIBLE otherwise."""
-        if known is None or not known.version:
-            return []
-        before = await self.store.get_contract(known.contract_digest)
-        broken = [] if before == request.contract else await compatibility.breaking(request.contract, before)
-        if broken and not request.override_reason.strip():
-            methods = compatibility.touched_methods(contracts.load_contract(before), known.name, broken)
-            used = sorted({use.consumer for use in self._affected(known.name, methods)})
-            who = f" Used by {', '.join(used[:10])}." if used else " No consumer uses what it breaks."
-            raise BusError("CONTRACT_INCOMPATIBLE", compatibility.in_words(broken) + "." + who)
-        return broken
-
-    def _take_up(self, service: pb.Service, known: pb.Service | None, *, draft: bool) -> None:
-        """The place in life and the version that the service has from now on."""
-        if known is not None and known.lifecycle == DEPRECATED:
-            service.lifecycle, service.replaced_by = DEPRECATED, known.replaced_by
-            for name in ("deprecated_at", "sunset_at"):
-                if getattr(known, name).ByteSize():
-                    getattr(service, name).CopyFrom(getattr(known, name))
-        else:
-            service.lifecycle = DRAFT if draft else PUBLISHED
-        number = known.version if known is not None else 0
-        fresh = known is None or not number or service.contract_digest != known.contract_digest
-        service.version = number if draft else number + fresh
-
-    async def _write_version(
-        self,
-        service: pb.Service,
-        entry: Entry | None,
-        request: pb.PublishServiceRequest,
-        caller: str,
-        broken: list[pb.Finding],
-    ) -> int:
-        """The service, and with it the version that it has now: both or neither."""
-        writes = []
-        key = version_key(service.name, service.version)
-        if service.version and self.state.get("service_version", key) is None:
-            version = pb.ServiceVersion(
-                service=service.name,
-                number=service.version,
-                contract_digest=service.contract_digest,
-                published_by=caller,
-                override_reason=request.override_reason[:500] if broken else "",
-                breaking=broken,
-            )
-            version.published_at.CopyFrom(now())
-            writes.append(Write("service_version", key, version, 0))
-        writes.append(Write("service", service.name, service, entry.revision if entry is not None else 0))
-        return max(await self.write_all(writes, request.operation_id, caller))
-
-    def _affected(self, service: str, methods: set[str]) -> list[pb.Use]:
-        """Who may use the methods or did: from grants, with the calls on record."""
-        found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
-        for entry in self.state.grants_by_service(service):
-            grant = entry.record.grant
-            if grant.state == pb.GRANT_STATE_ACTIVE:
-                for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
-                    for system in self.state.members(grant):
-                        found.setdefault((system, method), pb.Use(consumer=system, method=method))
-        return [found[key] for key in sorted(found)][:1000]
-
-
-def version_key(service: str, number: int) -> str:
-    """The key of a version's record."""
-    return f"{service}@{number}"
-
-
-def _wished(service: pb.Service) -> pb.Service:
-    """What a publisher may say; its place in life is the registry's."""
-    made = copied(service)
-    for name in ("retired_at", "lifecycle", "version", "deprecated_at", "sunset_at", "replaced_by", "contract_digest"):
-        made.ClearField(name)
-    return made
-
-
-def _own_files(contract: contracts.Contract, service: str) -> list[str]:
-    """The files of the service's package."""
-    package = service.rpartition(".")[0]
-    return [name for name in contract.files if contract.pool.FindFileByName(name).package == package]
