@@ -19,7 +19,7 @@ from lgsp.gateway.datadir import Layout, file_name
 
 REGISTRY: Final = "lgsp.api.registry.v1.RegistryService"
 # What every provider needs of the registry; it acts on its own name only, whatever the grant says.
-PROVIDER_METHODS: Final = ("PublishService", "PublishServices", "RegisterEndpoint", "Heartbeat", "DeregisterEndpoint")
+PROVIDER_METHODS: Final = ("PublishService", "RegisterEndpoint", "Heartbeat", "DeregisterEndpoint")
 
 
 class Enroller:
