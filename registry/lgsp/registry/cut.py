@@ -31,24 +31,21 @@ async def messages(nc: Client, stream: str, after: int, until: int) -> AsyncIter
             return
 
 
-async def last_records(nc: Client, stream: str, kinds: frozenset[str]) -> dict[tuple[str, str], pb.Record]:
-    """The last record of every key of these kinds; what cannot be read is left out."""
+async def last_records(
+    nc: Client, stream: str, wanted: Callable[[str, pb.Record], bool]
+) -> dict[tuple[str, str], pb.Record]:
+    """The last record of every key, of those that are wanted; what cannot be read is left out."""
     found: dict[tuple[str, str], pb.Record] = {}
     total = (await streams.stream_info(nc, stream))["state"].get("num_subjects", 0)
     config = {"deliver_policy": "last_per_subject", "filter_subject": streams.SUBJECTS}
     async for message in _pulled(nc, stream, config, total):
-        take(found, message.subject, message.data, kinds)
+        try:
+            kind, key, record = schema.read(message.subject, message.data)
+        except schema.UnreadableError:
+            continue
+        if wanted(kind, record):
+            found[kind, key] = record
     return found
-
-
-def take(found: dict[tuple[str, str], pb.Record], subject: str, data: bytes, kinds: frozenset[str]) -> None:
-    """Keep the record as the last of its key, if it can be read."""
-    try:
-        kind, key, record = schema.read(subject, data)
-    except schema.UnreadableError:
-        return
-    if kind in kinds:
-        found[kind, key] = record
 
 
 async def _pulled(nc: Client, stream: str, start: dict[str, Any], total: int) -> AsyncIterator[Msg]:

@@ -9,9 +9,10 @@ Rule 3: wherever this is broken off, the old registry stands, at worst frozen: r
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -21,7 +22,7 @@ from nats.aio.client import Client
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import backup, cut, schema, streams
 from lgsp.registry.identifiers import subject
-from lgsp.registry.undone import KINDS, Undone, undone
+from lgsp.registry.undone import Undone, matters, undone
 
 _FILLING: Final = "restoring."
 _BATCH: Final = 500
@@ -45,7 +46,8 @@ class Restored:
 
 async def preview(nc: Client, stream: str, file: IO[bytes]) -> list[Undone]:
     """What restoring the file would undo, as things are at this moment."""
-    return list(undone(await cut.last_records(nc, stream, KINDS), _last_of(file), time.time()))
+    now = await cut.last_records(nc, stream, matters)
+    return list(undone(now, _last_of(file, now.keys()), time.time()))
 
 
 async def restore(
@@ -138,9 +140,9 @@ async def _freeze_and_save(nc: Client, old: str, path: Path, city: str, progress
 
 
 async def _carry_over(nc: Client, old: str, file: IO[bytes], done: Restored, keep_revocations: bool) -> None:
-    now = await cut.last_records(nc, old, KINDS)
+    now = await cut.last_records(nc, old, matters)
     filler = _Filler(nc)
-    for each in undone(now, _last_of(file), time.time()):
+    for each in undone(now, _last_of(file, now.keys()), time.time()):
         if not each.fact and not keep_revocations:
             done.undone.append(each)
             continue
@@ -173,11 +175,15 @@ async def _best_effort(step: Awaitable[Any]) -> None:
         return
 
 
-def _last_of(file: IO[bytes]) -> dict[tuple[str, str], pb.Record]:
+def _last_of(file: IO[bytes], keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], pb.Record]:
+    """The last record of each of these keys, as the backup has it."""
+    wanted = {subject(*key) for key in keys}
     found: dict[tuple[str, str], pb.Record] = {}
     for frame in backup.frames(file):
-        if isinstance(frame, backup.Stored):
-            cut.take(found, frame.subject, frame.data, KINDS)
+        if isinstance(frame, backup.Stored) and frame.subject in wanted:
+            with contextlib.suppress(schema.UnreadableError):
+                kind, key, record = schema.read(frame.subject, frame.data)
+                found[kind, key] = record
     return found
 
 

@@ -39,6 +39,18 @@ def undone(
             yield Undone(kind, key, what, record, fact=kind in _FACTS)
 
 
+def matters(kind: str, record: pb.Record) -> bool:
+    """False for a record that cannot be undone by any other before it: most are in force."""
+    if kind == "grant":
+        over = record.grant.state in (pb.GRANT_STATE_REVOKED, pb.GRANT_STATE_REFUSED)
+        return over or any(step.action == "narrowed" for step in record.grant.steps)
+    if kind in ("agency", "system"):
+        return bool(getattr(record, kind).HasField("revoked_at"))
+    if kind == "service":
+        return record.service.lifecycle == pb.LIFECYCLE_RETIRED
+    return kind in _LOOKS
+
+
 def _ended(name: str) -> Callable[[pb.Record, pb.Record | None, pb.Record], str]:
     def look(now: pb.Record, then: pb.Record | None, made: pb.Record) -> str:
         current = getattr(now, name)
@@ -137,4 +149,3 @@ _LOOKS: Final[dict[str, Callable[[pb.Record, pb.Record | None, pb.Record], str]]
     "node_key": _node_key,
     "endpoint": _endpoint,
 }
-KINDS: Final = frozenset(_LOOKS)
