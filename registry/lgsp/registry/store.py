@@ -119,13 +119,14 @@ class Store:
         """Follow the stream until cancelled, through every outage."""
         saver = asyncio.create_task(self._save_now_and_then())
         try:
-            while True:
+            while not _is_cancelled():
                 try:
                     await self._follow()
                 except (*_UNREACHABLE, BusError) as error:
                     self.last_error = str(error) or type(error).__name__
                 self.connected = False
                 await asyncio.sleep(0.1)
+            raise asyncio.CancelledError
         finally:
             saver.cancel()
             await self._save()
@@ -214,7 +215,7 @@ class Store:
         target, position = info["state"]["last_seq"], (self._beside or self.state).revision
         if position >= target:
             self._complete(info)
-        while not self._disturbed.is_set():
+        while not self._disturbed.is_set() and not _is_cancelled():
             try:
                 message: Msg = await subscription.next_msg(timeout=_POLL_S)
             except nats.errors.TimeoutError:
@@ -450,6 +451,13 @@ class Store:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise BusError("REGISTRY_UNAVAILABLE") from error
         return True
+
+
+def _is_cancelled() -> bool:
+    """True once this task was cancelled, even if somebody swallowed it: `asyncio.wait_for` of Python 3.11, in which
+    nats-py waits for messages, drops a cancellation that comes together with a message."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _operation_of(data: bytes) -> str:

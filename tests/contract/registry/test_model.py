@@ -62,7 +62,8 @@ class Client:
 
     async def stop(self) -> None:
         self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        done, _ = await asyncio.wait([self.task], timeout=20)
+        assert done, "a control process does not end"
 
 
 # What a client believes to be there when it writes: what its own state says, nothing, or what was there before.

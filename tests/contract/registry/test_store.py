@@ -310,3 +310,29 @@ async def test_a_write_that_was_made_and_replaced_since_is_no_conflict(server):
         with pytest.raises(BusError) as caught:
             await store._ours_already(nc, [agency(1)], "yours", "REGISTRY")
         assert reason(caught) == "REVISION_CONFLICT"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_follower_ends_when_it_is_cancelled_while_a_message_arrives(server, turns):
+    """`asyncio.wait_for` of Python 3.11 drops a cancellation that comes some turns of the loop after a message."""
+    loop = asyncio.get_running_loop()
+    async with following(server) as (writer, _):
+        await put(writer, agency(0))
+        store = Store(server.connect, None, "n2")
+        task = asyncio.create_task(store.run())
+        await asyncio.wait_for(store.synced.wait(), 10)
+        (queue,) = [each._pending_queue for each in store._nc._subs.values() if each._cb is None]
+        arrive = queue.put_nowait
+
+        def cancel(left: int) -> None:
+            loop.call_soon(cancel, left - 1) if left else task.cancel()
+
+        def arrives(message) -> None:
+            arrive(message)
+            cancel(turns)
+
+        queue.put_nowait = arrives
+        await put(writer, agency(1))
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done, "the follower goes on though it was cancelled"
+        assert task.cancelled()
