@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import uuid
 
@@ -87,9 +88,7 @@ async def test_no_call_fails_during_backup_and_restore(city_of, folder):
         assert not load.failed
     async with city.connect(CONSUMER) as channel:
         await channel.unary_unary(f"/{THINGS}/Get")(b"\x08\x03", timeout=10)
-    checked = await city.lgsp("doctor", "--json")
-    state = {each["part"]: each["state"] for each in checked.json["findings"]}
-    assert state["registry"] == "ok"
+    assert await _registry_state(city) == "ok"
     before = json.loads((await lgsp_verify(city, restored.json["saved"])).out)
     assert before["revision"] > saved.json["revision"]
 
@@ -160,3 +159,59 @@ async def test_ctrl_c_leaves_no_half_file(city_of, folder):
     _, err = await asyncio.wait_for(process.communicate(), 20)
     left = [each.name for each in target.parent.iterdir()]
     assert left == ([] if process.returncode == 130 else ["registry.lgspbak"]), err.decode()
+
+
+async def test_a_restore_that_is_killed_leaves_a_registry_and_can_be_run_again(city_of, folder):
+    city, file = city_of, folder / "killed.lgspbak"
+    assert (await city.lgsp("registry", "backup", file)).code == 0
+    command = (*LGSP, "registry", "restore", file, "--yes", "--data-dir", city.data_dir)
+    async with city.connect() as operator, under_load(city) as load:
+        for lines in (1, 2, 3):
+            process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+            for _ in range(lines):  # its progress: the further, the later it is killed
+                await asyncio.wait_for(process.stderr.readline(), 20)
+            process.kill()
+            await process.wait()
+            assert await known(operator, "operator-nodeservice")
+        await load.more(30)
+        thawed = await city.lgsp("registry", "thaw", "--json")
+        assert thawed.code == 0, thawed.err
+        await grant(operator, f"after-{uuid.uuid4().hex[:8]}")
+        assert (await city.lgsp("registry", "restore", file, "--yes")).code == 0
+        await load.more(30)
+        assert not load.failed
+    async with asyncio.timeout(20):
+        while await _registry_state(city) != "ok":
+            pass
+
+
+async def _registry_state(city) -> str:
+    found = (await city.lgsp("doctor", "--json")).json["findings"]
+    return next((each["state"] for each in found if each["part"] == "registry"), "unknown")
+
+
+async def test_a_new_machine_takes_the_registry_of_the_old_one_over(city_of, folder):
+    """As docs/operate.md says: a new node, the operator's key and `keys/` of the old one, a restore."""
+    file, old = folder / "moved.lgspbak", city_of.node.layout
+    assert (await city_of.lgsp("registry", "backup", file)).code == 0
+    async with running_city(folder / "new"):
+        pass
+    for name in ("operator.jwk", "keys/nats-core.seed"):
+        shutil.copy(old.root / name, folder / "new" / name)
+    for each in (*old.keys.glob("token-*.jwk"), *old.system_keys.glob("*.jwk")):
+        shutil.copy(each, folder / "new" / each.relative_to(old.root))
+    async with running_city(folder / "new") as city:
+        restored = await city.lgsp("registry", "restore", file, "--yes", "--json")
+        assert restored.code == 0, restored.err
+        async with city.connect() as operator:
+            async with asyncio.timeout(20):
+                while not await _is_known(operator, "after"):
+                    await asyncio.sleep(0.1)
+
+
+async def _is_known(channel, identifier: str) -> bool:
+    """False also while the gateway does not know the operator yet."""
+    try:
+        return await known(channel, identifier)
+    except grpc.aio.AioRpcError:
+        return False

@@ -138,7 +138,10 @@ async def _restore(
         click.confirm("Replace it?", abort=True, err=True)
     folder = node.layout.root / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
-    save_to = folder / f"before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.lgspbak"
+    for left in folder.glob(".before-restore-*"):  # by a restore that was killed
+        left.unlink()
+    stamp, incarnation = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), info["config"]["metadata"][streams.INCARNATION]
+    save_to = folder / f"before-restore-{stamp}-{incarnation[:8]}.lgspbak"
     replicas = info["config"]["num_replicas"]
     with _progress() as tell:
         done = await restoring.restore(

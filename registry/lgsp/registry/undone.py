@@ -28,13 +28,13 @@ def undone(
     now: Mapping[tuple[str, str], pb.Record], then: Mapping[tuple[str, str], pb.Record], at_s: float
 ) -> Iterator[Undone]:
     """What is so `now` and was not so `then`, in the order of kinds and keys; both are last records, brought up. `at_s`
-    is the time since the epoch: what is over by then is left out."""
+    is the time since the epoch: what came and was over by then is left out."""
     for kind, key in sorted(now):
-        look = _LOOKS.get(kind)
-        if look is None or _is_over(now[kind, key], at_s):
+        look, before = _LOOKS.get(kind), then.get((kind, key))
+        if look is None or (before is None and _is_over(now[kind, key], at_s)):
             continue
         record = pb.Record()
-        what = look(now[kind, key], then.get((kind, key)), record)
+        what = look(now[kind, key], before, record)
         if what:
             yield Undone(kind, key, what, record, fact=kind in _FACTS)
 
@@ -131,7 +131,7 @@ def _endpoint(now: pb.Record, then: pb.Record | None, made: pb.Record) -> str:
 
 
 def _is_over(record: pb.Record, at_s: float) -> bool:
-    """A token or a key that nobody accepts any more; a key's end is told all the same while it lies in the future."""
+    """A token or a key that nobody accepts any more."""
     if record.HasField("token_revocation"):
         return record.token_revocation.expires_at.seconds <= at_s
     return record.HasField("node_key") and 0 < record.node_key.retired_at.seconds <= at_s
