@@ -183,7 +183,7 @@ class Store:
         self._beside = State()
         self.held.clear()
 
-    def _complete(self, info: dict[str, Any]) -> None:
+    async def _complete(self, info: dict[str, Any]) -> None:
         """The stream was read to its end: what was built beside takes the place of what stood, at once."""
         if self._beside is not None:
             before, self._beside = State(), self._beside
@@ -196,6 +196,8 @@ class Store:
             if known and self._on_replaced is not None:
                 self._on_replaced()
         self.synced.set()
+        async with self._applied:
+            self._applied.notify_all()
 
     async def _deliver_to(self, nc: Client, stream: str, inbox: str) -> None:
         config = {
@@ -214,7 +216,7 @@ class Store:
     async def _read(self, nc: Client, subscription: Any, info: dict[str, Any]) -> None:
         target, position = info["state"]["last_seq"], (self._beside or self.state).revision
         if position >= target:
-            self._complete(info)
+            await self._complete(info)
         while not self._disturbed.is_set() and not _is_cancelled():
             try:
                 message: Msg = await subscription.next_msg(timeout=_POLL_S)
@@ -228,7 +230,7 @@ class Store:
             position = sequence
             await self._take(message, sequence)
             if position >= target and not self._batch and not self.synced.is_set():
-                self._complete(info)
+                await self._complete(info)
 
     async def _is_over(self, nc: Client, stream: str, position: int) -> bool:
         """True when a delivery was lost, or another stream is the registry now: subscribe again from what we have."""

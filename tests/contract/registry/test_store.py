@@ -177,6 +177,7 @@ async def test_while_a_replaced_stream_is_read_the_store_is_not_synced(server):
     async with following(server) as (store, _):
         told: list[tuple[str, bool]] = []
         store.listen(lambda changes: told.extend((change.key, store.synced.is_set()) for change in changes))
+        await asyncio.wait_for(store.synced.wait(), 10)
         await put(store, agency(1))
         await asyncio.to_thread(server.kill)
         server.forget()
