@@ -17,7 +17,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.client import explain
 from tests.e2e.test_outages import kill_and_wait, under_load
-from tests.support.city import CONSUMER, LGSP, THINGS, plug_things, running_city, until
+from tests.support.city import CONSUMER, LGSP, THINGS, lgsp, plug_things, running_city, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -94,8 +94,6 @@ async def test_no_call_fails_during_backup_and_restore(city_of, folder):
 
 
 async def lgsp_verify(city, file):
-    from tests.support.city import lgsp
-
     answer = await lgsp("registry", "verify", file, "--json")
     assert answer.code == 0, answer.err
     return answer
@@ -196,6 +194,9 @@ async def test_a_new_machine_takes_the_registry_of_the_old_one_over(city_of, fol
     assert (await city_of.lgsp("registry", "backup", file)).code == 0
     async with running_city(folder / "new"):
         pass
+    away = await lgsp("registry", "backup", folder / "none.lgspbak", "--data-dir", folder / "new")
+    assert (away.code, "NATS does not answer" in away.err) == (3, True)
+    assert not (folder / "none.lgspbak").exists()
     for name in ("operator.jwk", "keys/nats-core.seed"):
         shutil.copy(old.root / name, folder / "new" / name)
     for each in (*old.keys.glob("token-*.jwk"), *old.system_keys.glob("*.jwk")):

@@ -15,12 +15,14 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
+import nats.errors
 
 from lgsp.cli.output import ExitCode, fail, print_json, print_record
 from lgsp.cli.session import data_dir_option, json_option
 from lgsp.gateway import settings
+from lgsp.gateway.nats import connect_core
 from lgsp.gateway.settings import Settings
-from lgsp.registry import backup
+from lgsp.registry import backup, cut, restoring, streams
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -102,8 +104,6 @@ def registry_restore(data_dir: Path | None, as_json: bool, yes: bool, keep_revoc
 @json_option
 def registry_thaw(data_dir: Path | None, as_json: bool) -> None:
     """Let the registry take changes again after a restore that was killed. Example: lgsp registry thaw"""
-    from lgsp.registry import restoring
-
     node = _node(data_dir)
     with _told():
         thawed = _run(node, restoring.thaw)
@@ -114,8 +114,6 @@ def registry_thaw(data_dir: Path | None, as_json: bool) -> None:
 
 
 async def _save(nc: Client, node: Settings, path: Path) -> dict[str, Any]:
-    from lgsp.registry import cut, streams
-
     stream = await _registry_of(nc)
     header = cut.header(await streams.stream_info(nc, stream), node.city)
     with backup.creating(path, header) as writer, _progress() as tell:
@@ -128,8 +126,6 @@ async def _save(nc: Client, node: Settings, path: Path) -> dict[str, Any]:
 async def _restore(
     nc: Client, node: Settings, handle: IO[bytes], summary: backup.Summary, yes: bool, keep: bool
 ) -> dict[str, Any]:
-    from lgsp.registry import restoring, streams
-
     stream = await _registry_of(nc)
     info = await streams.stream_info(nc, stream)
     ended = [each for each in await restoring.preview(nc, stream, handle) if not each.fact]
@@ -159,8 +155,6 @@ async def _restore(
 
 
 async def _registry_of(nc: Client) -> str:
-    from lgsp.registry import streams
-
     stream = await streams.registry_stream(nc)
     if stream is None:
         fail("there is no registry on this NATS yet", "Start the node with `lgsp up` first.")
@@ -221,15 +215,11 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _told() -> Iterator[None]:
     """Inside, what can go wrong with the file and with NATS ends the command with its message."""
-    import nats.errors
-
-    from lgsp.registry.streams import JetStreamError
-
     try:
         yield
     except backup.BackupError as error:
         fail(str(error), "Use another backup; nothing was changed.")
-    except JetStreamError as error:
+    except streams.JetStreamError as error:
         fail(f"NATS refused: {error}", "See the node's log of NATS; `lgsp doctor` says how the registry is.")
     except (nats.errors.Error, TimeoutError) as error:
         fail(f"NATS does not answer: {type(error).__name__}", "Start the node with `lgsp up`.", ExitCode.UNREACHABLE)
@@ -247,13 +237,11 @@ def _run(node: Settings, work: Callable[[Client], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def _connection(node: Settings) -> AsyncIterator[Client]:
-    from lgsp.gateway import nats
-
     async def quiet(error: Exception) -> None:
         """A failure shows itself where it is waited for."""
 
     async with asyncio.timeout(_CONNECT_S):
-        nc = await nats.connect_core(node, error_cb=quiet)
+        nc = await connect_core(node, error_cb=quiet)
     try:
         yield nc
     finally:
