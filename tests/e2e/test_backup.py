@@ -156,7 +156,12 @@ async def test_ctrl_c_leaves_no_half_file(city_of, folder):
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 20)
     left = [each.name for each in target.parent.iterdir()]
-    assert left == ([] if process.returncode == 130 else ["registry.lgspbak"]), err.decode()
+    # It may have come too late; what must not be is a half file, under this name or another.
+    assert left in ([], ["registry.lgspbak"]), err.decode()
+    if left:
+        await lgsp_verify(city_of, target)
+    else:
+        assert process.returncode == 130
 
 
 async def test_a_restore_that_is_killed_leaves_a_registry_and_can_be_run_again(city_of, folder):
