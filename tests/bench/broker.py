@@ -72,7 +72,7 @@ async def _broker(city: City, folder: Path, rounds: int, calls: int) -> tuple[di
     async with city.connect() as operator:
         found = await RegistryServiceStub(operator).ListEndpoints(pb.ListEndpointsRequest(service=THINGS))
     address = found.endpoints[0].endpoint.address
-    token, path, ca = await _token(city), f"/{THINGS}/Get", city.node.layout.ca
+    token, path, ca = await _token(city), (f"/{THINGS}/Get",), city.node.layout.ca
     async with bare_envoy(folder / "bare", city.node, address) as (bare, bare_pid):
         ways = {
             "direct": (load.Target(address, path, REQUEST, ANSWER), None),

@@ -7,6 +7,7 @@ counted: each answer must bring exactly the frame that a good answer has. grpc.a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
 import ssl
@@ -23,10 +24,10 @@ CONNECTIONS, STREAMS = 4, 4
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`address` is host:port; with `ca` the connection is TLS."""
+    """`address` is host:port; with `ca` the connection is TLS; calls take turns among `paths`."""
 
     address: str
-    path: str
+    paths: tuple[str, ...]
     request: bytes
     answer: bytes
     token: str = ""
@@ -60,7 +61,7 @@ async def _h2load(target: Target, calls: int) -> Run:
         command = ["h2load", f"-n{calls}", f"-c{CONNECTIONS}", f"-m{STREAMS}", "-t1", f"-d{body}", f"--log-file={log}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         command += ["-H", f"authorization: Bearer {target.token}"] if target.token else []
-        command.append(f"{scheme}://{target.address}{target.path}")
+        command += [f"{scheme}://{target.address}{path}" for path in target.paths]
         began = time.perf_counter()
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output = (await process.communicate())[0].decode()
@@ -88,10 +89,10 @@ async def _grpc(target: Target, calls: int) -> Run:
 
     async def worker(count: int) -> list[float]:
         times = []
-        call = channel.unary_unary(target.path)
+        calls = itertools.cycle([channel.unary_unary(path) for path in target.paths])
         for _ in range(count):
             began = time.perf_counter()
-            answer = await call(target.request, metadata=metadata, timeout=30)
+            answer = await next(calls)(target.request, metadata=metadata, timeout=30)
             times.append((time.perf_counter() - began) * 1000)
             assert answer == target.answer
         return times

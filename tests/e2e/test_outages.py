@@ -21,7 +21,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.client import explain
 from lgsp.gateway import nats
-from lgsp.gateway.xds import ads, cache
+from lgsp.gateway.xds import cache, connection
 from tests.support.city import CONSUMER, THINGS, alive, plug_things, running_city, until
 
 KEY = b"\x08\x03"
@@ -203,7 +203,7 @@ async def test_envoy_restarts_from_disk_while_nats_is_gone_for_good(tmp_path):
             assert [each["name"] for each in city.status()["parts"]] == ["control", "envoy"]
             await plug_things(city, tmp_path / "things")
             async with under_load(city) as load:
-                await until(lambda: _kept(city) >= {ads.ENDPOINTS, ads.ROUTES})
+                await until(lambda: _kept(city) >= {connection.ENDPOINTS, connection.ROUTES})
                 server.kill()
                 for name in ("control", "envoy"):
                     await kill_and_wait(city, name)
@@ -224,7 +224,7 @@ async def test_envoy_restarts_from_disk_while_nats_is_gone_for_good(tmp_path):
 
 def _kept(city) -> set[str]:
     """Types of the copy on disk that know the consumer or have an endpoint for it."""
-    kept = cache.load(city.node.layout.envoy / "resources.bin", time.time(), 3600)
+    kept = cache.Copy(city.node.layout.envoy / "resources.db").load(time.time(), 3600)
     return {
         each.type_url
         for each in kept

@@ -64,16 +64,16 @@ def holds(grant: Grant, now: datetime) -> bool:
     )
 
 
-def next_boundary(grants: Iterable[Grant], keys: Iterable[NodeKey], now: datetime) -> datetime | None:
-    """When a grant next begins or ends by itself, or a key's time is over; None when nothing will."""
-    times = [
-        _time(getattr(grant, name))
-        for grant in grants
-        for name in ("not_before", "not_after")
-        if grant.HasField(name) and not grant.HasField("revoked_at")
-    ]
-    times += [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
-    return min((time for time in times if time > now), default=None)
+def boundaries(grant: Grant) -> list[datetime]:
+    """When a grant begins and ends by itself."""
+    if grant.HasField("revoked_at"):
+        return []
+    return [_time(getattr(grant, name)) for name in ("not_before", "not_after") if grant.HasField(name)]
+
+
+def key_boundaries(keys: Iterable[NodeKey]) -> list[datetime]:
+    """When the keys' time is over."""
+    return [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
 
 
 def published_keys(keys: Iterable[NodeKey], now: datetime) -> list[dict[str, Any]]:

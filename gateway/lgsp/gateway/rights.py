@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import Descriptor
 
@@ -23,22 +23,27 @@ from lgsp.registry.masks import leaves
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """A grant in force and the systems it is for; `everyone` when it is for all."""
+    """A grant in force and the systems it is for; `everyone` when it is for all.
+
+    What is asked often is read from the grant once: a city has hundreds of thousands.
+    """
 
     grant: Grant
     systems: frozenset[str]
     exhausted: bool = False
+    methods: frozenset[str] = field(init=False)
+    purposes: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "methods", frozenset(self.grant.methods))
+        object.__setattr__(self, "purposes", frozenset(each.code for each in self.grant.purposes))
 
     @property
     def everyone(self) -> bool:
         return self.grant.group == EVERYONE
 
-    @property
-    def purposes(self) -> frozenset[str]:
-        return frozenset(each.code for each in self.grant.purposes)
-
     def covers(self, method: str) -> bool:
-        return EVERY_METHOD in self.grant.methods or method in self.grant.methods
+        return method in self.methods or EVERY_METHOD in self.methods
 
     def seen(self, method: str) -> frozenset[str] | None:
         """The leaves it shows of a method's response; None is the whole."""
@@ -60,10 +65,10 @@ def access(rights: Iterable[Right], method: str, response: Descriptor | None) ->
     """One method under `rights`; `response` describes what it answers, None when nobody's view is masked."""
     covering = [right for right in rights if right.covers(method)]
     usable = [right for right in covering if not right.exhausted]
-    free = frozenset(system for right in usable if not right.grant.purposes for system in right.systems)
+    free = frozenset(system for right in usable if not right.purposes for system in right.systems)
     bound: dict[str, frozenset[str]] = defaultdict(frozenset)
     for right in usable:
-        for system in (right.systems if right.grant.purposes else frozenset()) - free:
+        for system in (right.systems if right.purposes else frozenset()) - free:
             bound[system] |= right.purposes
     spent = frozenset(system for right in covering if right.exhausted for system in right.systems)
     everyone = any(right.everyone for right in usable)
@@ -97,7 +102,7 @@ def _keepers(rights: list[Right], method: str, leaf: str) -> _Keepers:
     for right in rights:
         seen = right.seen(method)
         if seen is None or leaf in seen:
-            if not right.grant.purposes:
+            if not right.purposes:
                 always |= right.systems
             for purpose in right.purposes:
                 by_purpose[purpose] |= right.systems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from lgsp.api.errors import BusError
@@ -13,24 +13,39 @@ from lgsp.registry.state import Entry, State
 
 DEFAULT_SIZE, MAX_SIZE = 100, 1000
 _DIGEST: Final = 8
+# Of MAX_SIZE entries each, looked at for one page.
+_CHUNKS: Final = 10
 
 
 def page(
-    state: State, kind: str, request: Any, wanted: Callable[[Entry], bool] = lambda entry: True
+    state: State,
+    kind: str,
+    request: Any,
+    wanted: Callable[[Entry], bool] = lambda entry: True,
+    among: Iterable[str] | None = None,
 ) -> tuple[list[Entry], str]:
-    """One page of the entries that are wanted, and the token of the next (empty at the end)."""
+    """One page of the entries that are wanted, and the token of the next (empty at the end).
+
+    `among` are the keys where an index tells; without it a page may be short, or empty, though more follow: nobody's request
+    looks through a whole city at once (AIP-158 allows it).
+    """
     if request.page_size < 0:
         raise BusError("REQUEST_MALFORMED", "page_size is negative")
     size = min(request.page_size or DEFAULT_SIZE, MAX_SIZE)
     after, found = _open(request), list[tuple[str, Entry]]()
-    while len(found) <= size:
+    if among is not None:
+        keys = sorted(each for each in among if each > after)
+        found = [(key, entry) for key in keys if (entry := state.get(kind, key)) is not None and wanted(entry)]
+        return [entry for _, entry in found[:size]], _seal(request, found[size - 1][0]) if len(found) > size else ""
+    for _ in range(_CHUNKS):
         chunk = state.page(kind, after, MAX_SIZE)
         found += [each for each in chunk if wanted(each[1])]
+        if len(found) > size:
+            return [entry for _, entry in found[:size]], _seal(request, found[size - 1][0])
         if len(chunk) < MAX_SIZE:
-            break
+            return [entry for _, entry in found], ""
         after = chunk[-1][0]
-    token = _seal(request, found[size - 1][0]) if len(found) > size else ""
-    return [entry for _, entry in found[:size]], token
+    return [entry for _, entry in found], _seal(request, after)
 
 
 def _binding(request: Any, key: bytes) -> bytes:

@@ -1,70 +1,51 @@
 """The registry's state on disk, so that a restart resumes where it was instead of reading the whole stream.
 
-0600, replaced whole, behind a checksum; a damaged or foreign file is as good as none. It is a cache: the stream is the truth.
+Only what changed is written. It is a cache: the stream is the truth.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from google.protobuf.message import DecodeError
 
 from lgsp.api.registry.v1.registry_pb2 import Record
+from lgsp.registry.rows import Row, Rows
 from lgsp.registry.schema import CURRENT
 from lgsp.registry.state import KINDS, Entry, State
 
 # With the version of the records inside: another release's copy is read anew from the stream.
-_MAGIC: Final = b"LGSPREG1" + b"%04d" % CURRENT
+_FORM: Final = f"lgsp registry 2 schema {CURRENT}"
 
 
-class _Content(msgspec.Struct, forbid_unknown_fields=True):
-    incarnation: str
-    revision: int
-    # kind, key, revision, serialized Record
-    entries: list[tuple[str, str, int, bytes]]
-
-
-def dump(state: State, incarnation: str) -> bytes:
-    """The state as the content of a file."""
-    entries = [(kind, key, entry.revision, entry.record.SerializeToString()) for kind, key, entry in state.entries()]
-    body = msgspec.msgpack.encode(_Content(incarnation, state.revision, entries))
-    return _MAGIC + hashlib.sha256(body).digest() + body
-
-
-def save(path: Path, content: bytes) -> None:
-    """Replace the file, atomically, mode 0600."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def save(
+    path: Path, changed: Mapping[tuple[str, str], Entry], incarnation: str, revision: int, *, afresh: bool
+) -> None:
+    """Write entries by kind and key; `afresh` when the file is of another stream or was never written. OSError."""
+    rows = {
+        (kind, key): Row(kind, key, str(entry.revision), entry.record.SerializeToString())
+        for (kind, key), entry in changed.items()
+    }
+    Rows(path, _FORM).write(rows, {"incarnation": incarnation, "revision": str(revision)}, afresh=afresh)
 
 
 def load(path: Path) -> tuple[State, str] | None:
     """State and incarnation of the stream it came from; None when there is nothing usable."""
+    state, found = State(), list[tuple[int, str, str, Record]]()
+
+    def take(row: Row) -> None:
+        if row.kind in KINDS:
+            found.append((int(row.tag), row.kind, row.key, Record.FromString(row.value)))
+
     try:
-        raw = path.read_bytes()
-    except OSError:
+        facts = Rows(path, _FORM).load(take)
+        if facts is None:
+            return None
+        for revision, kind, key, record in sorted(found, key=lambda each: each[0]):
+            state.apply(kind, key, Entry(record, revision))
+        state.revision = int(facts["revision"])
+        return state, facts["incarnation"]
+    except (DecodeError, ValueError, KeyError):
         return None
-    body = raw[len(_MAGIC) + 32 :]
-    if raw[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != raw[len(_MAGIC) : len(_MAGIC) + 32]:
-        return None
-    try:
-        content = msgspec.msgpack.decode(body, type=_Content)
-    except msgspec.MsgspecError:
-        return None
-    state = State()
-    for kind, key, revision, record in content.entries:
-        if kind in KINDS:
-            state.apply(kind, key, Entry(Record.FromString(record), revision))
-    state.revision = content.revision
-    return state, content.incarnation

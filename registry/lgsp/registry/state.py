@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -53,6 +53,9 @@ class State:
         """Forget everything: another stream begins."""
         self.revision = 0
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        self._keys: dict[str, list[str]] = {}
+        # Everything in the order of revisions: who comes back after a while is told what is at the end.
+        self._order: dict[tuple[str, str], None] = {}
         self._by_service: dict[str, dict[str, set[str]]] = {
             "grant": defaultdict(set),
             "endpoint": defaultdict(set),
@@ -78,9 +81,15 @@ class State:
 
     def page(self, kind: str, after: str, size: int) -> list[tuple[str, Entry]]:
         """Up to `size` entries in the order of their keys, from the first beyond `after`."""
-        keys = sorted(self._entries[kind])
+        keys = self._ordered(kind)
         start = bisect_right(keys, after) if after else 0
         return [(key, self._entries[kind][key]) for key in keys[start : start + size]]
+
+    def _ordered(self, kind: str) -> list[str]:
+        """The keys of a kind in their order, kept from the first time that somebody asks."""
+        if kind not in self._keys:
+            self._keys[kind] = sorted(self._entries[kind])
+        return self._keys[kind]
 
     def resolve_agency(self, identifier: str) -> Entry | None:
         """An agency by its identifier or an alias."""
@@ -133,17 +142,30 @@ class State:
         return self._of_service("endpoint", service)
 
     def entries(self) -> Iterator[tuple[str, str, Entry]]:
-        """(kind, key, entry) of everything."""
-        for kind, named in self._entries.items():
-            for key, entry in named.items():
-                yield kind, key, entry
+        """(kind, key, entry) of everything, in the order of revisions."""
+        for kind, key in self._order:
+            yield kind, key, self._entries[kind][key]
+
+    def since(self, revision: int) -> list[tuple[str, str, Entry]]:
+        """What is newer than `revision`, in the order of revisions; costs what it answers."""
+        found = []
+        for kind, key in reversed(self._order):
+            entry = self._entries[kind][key]
+            if entry.revision <= revision:
+                break
+            found.append((kind, key, entry))
+        return found[::-1]
 
     def apply(self, kind: str, key: str, entry: Entry) -> Change:
         """Take one record; sequences only grow."""
         previous = self._entries[kind].get(key)
         if previous is not None:
             self._index(kind, key, previous.record, forget=True)
+        elif kind in self._keys:
+            insort(self._keys[kind], key)
         self._entries[kind][key] = entry
+        self._order.pop((kind, key), None)
+        self._order[kind, key] = None
         self._index(kind, key, entry.record, forget=False)
         self.revision = max(self.revision, entry.revision)
         return Change(kind, key, entry, previous)

@@ -31,9 +31,10 @@ from nats.aio.msg import Msg
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Record
-from lgsp.registry import contracts, schema, snapshot, streams
+from lgsp.registry import contracts, rows, schema, snapshot, streams
 from lgsp.registry.held import Held
 from lgsp.registry.identifiers import subject
+from lgsp.registry.recent import Recent
 from lgsp.registry.state import Change, Entry, State, difference
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ _TRY_S: Final = 2.0
 _POLL_S: Final = 1.0
 _SNAPSHOT_EVERY_S: Final = 10.0
 MAX_BATCH: Final = 1000
+_CONTRACT_BYTES: Final = 256 << 20
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _WRONG_STREAM: Final = 10060
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -82,11 +84,15 @@ class Store:
         self._listeners: list[Callable[[list[Change]], None]] = []
         self._on_leases: Callable[[str, dict[str, float]], None] | None = None
         self._on_reconnect: Callable[[], None] | None = None
-        self._saved = -1
+        # What the copy on disk lacks; `_afresh` when it has to be begun anew.
+        self._unsaved: dict[tuple[str, str], Entry] = {}
+        self._saved, self._afresh = -1, True
         self._batch: list[tuple[int, str, bytes]] = []
-        self._cache: dict[str, bytes] = {}
+        # Compressed, so that a right can still end by itself while NATS is away.
+        self._contracts = Recent(_CONTRACT_BYTES)
         if snapshot_path is not None and (kept := snapshot.load(snapshot_path)):
             self.state, self._incarnation = kept
+            self._saved, self._afresh = self.state.revision, False
 
     def listen(self, callback: Callable[[list[Change]], None]) -> None:
         """Be told of every change, in order, on the event loop; the callback must not block."""
@@ -192,6 +198,8 @@ class Store:
             self._beside = None
             known, self._incarnation = self._incarnation, info["config"]["metadata"][streams.INCARNATION]
             self._stream = info["config"]["name"]
+            self._unsaved = {(kind, key): entry for kind, key, entry in self.state.entries()}
+            self._saved, self._afresh = -1, True
             self._tell(difference(before, self.state))
             if known and self._on_replaced is not None:
                 self._on_replaced()
@@ -249,6 +257,7 @@ class Store:
         changes = [state.apply(*each) for each in self._readable(whole)]
         state.revision = sequence
         if state is self.state:
+            self._unsaved.update({(each.kind, each.key): each.entry for each in changes if each.entry is not None})
             self._tell(changes)
         async with self._applied:
             self._applied.notify_all()
@@ -297,9 +306,23 @@ class Store:
 
     async def _save(self) -> None:
         # While something is held there is no new copy: it would hide from the next start what was left out.
-        if self._path is not None and self._incarnation and not self.held.keys and self._saved != self.state.revision:
-            self._saved = self.state.revision
-            await asyncio.to_thread(snapshot.save, self._path, snapshot.dump(self.state, self._incarnation))
+        revision, incarnation = self.state.revision, self._incarnation
+        if self._path is None or not incarnation or self.held.keys or self._saved == revision:
+            return
+        changed, self._unsaved = self._unsaved, {}
+        afresh, self._afresh = self._afresh, False
+        try:
+            await asyncio.to_thread(snapshot.save, self._path, changed, incarnation, revision, afresh=afresh)
+            if incarnation == self._incarnation:  # else another registry came meanwhile, of which nothing is saved
+                self._saved = revision
+        except OSError as error:
+            self.last_error = f"the copy on disk is not written: {error}"
+            if incarnation != self._incarnation:
+                return
+            if isinstance(error, rows.DamagedError):
+                changed = {(kind, key): entry for kind, key, entry in self.state.entries()}
+            self._unsaved = changed | self._unsaved
+            self._afresh |= afresh or isinstance(error, rows.DamagedError)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -417,23 +440,22 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         packed = zlib.compress(content, 9)
         await self._until(lambda nc: self._ack(nc, f"contract.{digest}", packed, {"Nats-Msg-Id": digest}))
-        self._cache[digest] = content
+        self._contracts.put(digest, packed)
         return digest
 
     async def get_contract(self, digest: str) -> bytes:
         """The contract with this digest; BusError NOT_REGISTERED when there is none."""
-        if digest not in self._cache:
+        packed = self._contracts.get(digest)
+        if packed is None:
             found = await self._until(lambda nc: self._last(nc, streams.CONTRACTS, f"contract.{digest}"))
             if found is None:
                 raise BusError("NOT_REGISTERED", f"no contract {digest[:12]}…")
-            inflater = zlib.decompressobj()
-            content = inflater.decompress(found[0], contracts.MAX_BYTES + 1)
-            if len(content) > contracts.MAX_BYTES or hashlib.sha256(content).hexdigest() != digest:
-                raise BusError("CONTRACT_INVALID", f"the stored contract {digest[:12]}… is damaged")
-            if len(self._cache) > 1000:
-                self._cache.clear()
-            self._cache[digest] = content
-        return self._cache[digest]
+            packed = found[0]
+        content = zlib.decompressobj().decompress(packed, contracts.MAX_BYTES + 1)
+        if len(content) > contracts.MAX_BYTES or hashlib.sha256(content).hexdigest() != digest:
+            raise BusError("CONTRACT_INVALID", f"the stored contract {digest[:12]}… is damaged")
+        self._contracts.put(digest, packed)
+        return content
 
     async def claim_once(self, name: str, ttl_s: float) -> bool:
         """True for the first who claims `name` on any node within 15 minutes; BusError REGISTRY_UNAVAILABLE when

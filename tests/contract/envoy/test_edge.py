@@ -197,7 +197,7 @@ async def test_a_rejected_resource_keeps_the_last_good_one_and_is_told(edge):
     message = resources.service_routes(bad)
     message.virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex.regex = "("
     generation = edge.ads.update([Resource.of(SERVICE, message)])
-    assert await edge.ads.settled(generation, 10)
+    assert not await edge.ads.settled(generation, 10), "what Envoy refused is not in effect"
     rejection = edge.ads.rejections[Resource.of(SERVICE, message).type_url, SERVICE]
     assert "missing )" in rejection.message
     assert (await get_ward(edge, bearer(edge.token()))).code == 4

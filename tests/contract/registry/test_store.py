@@ -155,7 +155,7 @@ async def test_a_restart_resumes_from_its_snapshot(server, tmp_path):
         assert store.state.get("agency", "H26.1") is not None
         await asyncio.wait_for(store.synced.wait(), 10)
         assert [change.key for change in changes] == ["H26.3"]
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    path.write_bytes(path.read_bytes().replace(b"H26.3", b"H26.4"))
     async with following(server, path) as (store, changes):
         await asyncio.wait_for(store.synced.wait(), 10)
         assert {change.key for change in changes} == {"H26.1", "H26.2", "H26.3"}

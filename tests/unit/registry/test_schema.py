@@ -122,7 +122,8 @@ def test_a_copy_on_disk_of_another_version_is_ignored(tmp_path, monkeypatch):
     state = State()
     state.apply("grant", "g", Entry(pb.Record(schema=schema.CURRENT, grant=pb.Grant(id="g")), 1))
     path = tmp_path / "registry.snapshot"
-    snapshot.save(path, snapshot.dump(state, "i"))
+    entries = {(kind, key): entry for kind, key, entry in state.entries()}
+    snapshot.save(path, entries, "i", 1, afresh=True)
     assert snapshot.load(path) is not None
-    monkeypatch.setattr(snapshot, "_MAGIC", snapshot._MAGIC[:-1] + b"9")
+    monkeypatch.setattr(snapshot, "_FORM", f"lgsp registry 2 schema {schema.CURRENT + 1}")
     assert snapshot.load(path) is None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -49,6 +50,7 @@ LEASE_SECONDS: Final = 15.0
 GRACE_SECONDS: Final = 30.0
 # How old the copy on disk may be: beyond this, rights could have ended long ago.
 MAX_COPY_AGE_S: Final = 24 * 3600.0
+_YOUNG_S: Final = 60.0
 _ROTATE_EVERY_S: Final = 24 * 3600.0
 _EFFECTIVE_S: Final = 5.0
 _MAX_MESSAGE: Final = 8 << 20
@@ -60,7 +62,7 @@ class Control:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         folder = settings.layout.envoy
-        self._copy, self._copy_state = folder / "resources.bin", _CopyState()
+        self._copy, self._accepted_more = cache.Copy(folder / "resources.db"), asyncio.Event()
         self.ads = AdsServer(now=time.time, accepted=self._keep_copy)
         self.store = Store(self._connect, settings.layout.root / "registry.snapshot", settings.node)
         self.leases = Leases(LEASE_SECONDS, GRACE_SECONDS, time.monotonic)
@@ -144,10 +146,11 @@ class Control:
     def _is_operator(self, system: str) -> bool:
         """Operators are the systems with a grant in force to create grants."""
         now = self.publisher.now()
-        grants = (entry.record.grant for entry in self.store.state.grants_by_service(founding.REGISTRY_SERVICE))
         return any(
-            grant.consumer == system and compiler.holds(grant, now) and {"*", "CreateGrant"} & set(grant.methods)
-            for grant in grants
+            (grant.consumer, grant.service) == (system, founding.REGISTRY_SERVICE)
+            and compiler.holds(grant, now)
+            and {"*", "CreateGrant"} & set(grant.methods)
+            for grant in self.store.state.grants_of(system)
         )
 
     def _check_endpoint(self, address: str) -> None:
@@ -175,6 +178,9 @@ class Control:
     async def _publish(self) -> None:
         await self.store.synced.wait()
         await self._join()
+        await self.publisher.publish()
+        # A city is millions of objects that stay: looking through them for garbage would halt every call of the APIs.
+        gc.freeze()
         await self.publisher.run(self.store.synced)
 
     async def _join(self) -> None:
@@ -337,20 +343,32 @@ class Control:
     # --- the copy on disk --------------------------------------------------------------------------------------------
 
     def _restore_copy(self) -> None:
-        kept = cache.load(self._copy, time.time(), MAX_COPY_AGE_S)
+        kept = self._copy.load(time.time(), MAX_COPY_AGE_S)
         if kept:
             self.ads.replace(kept)
             self._from_disk = True
             log.info("resources restored from disk", resources=len(kept))
 
-    def _keep_copy(self, accepted: list[Resource]) -> None:
-        self._copy_state.offer(accepted)
+    def _keep_copy(self, accepted: Mapping[cache.Name, Resource | None], whole: bool) -> None:
+        if whole:
+            self._copy.take_all(each for each in accepted.values() if each is not None)
+        else:
+            self._copy.take(accepted)
+        self._accepted_more.set()
 
     async def _write_copy(self) -> None:
-        """Write what Envoy accepted, once it is quiet: a burst of changes is one write."""
+        """Write what Envoy accepted, once it is quiet: a burst of changes is one write. A copy that is still true stays young."""
         while True:
-            accepted = await self._copy_state.next()
-            await asyncio.to_thread(cache.save, self._copy, accepted, time.time())
+            try:
+                await asyncio.wait_for(self._accepted_more.wait(), _YOUNG_S)
+            except TimeoutError:
+                if not self.store.connected or not self.publisher.ready:
+                    continue
+            self._accepted_more.clear()
+            try:
+                await asyncio.to_thread(self._copy.write, time.time())
+            except OSError as error:
+                log.error("the copy of the resources is not written", why=str(error))
             await asyncio.sleep(0.5)
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -368,23 +386,6 @@ class Control:
                 live = self.leases.live(key)
                 status.live_endpoints += live
                 status.expired_endpoints += not live
-
-
-class _CopyState:
-    """The latest accepted resources, for one writer."""
-
-    def __init__(self) -> None:
-        self._latest: list[Resource] | None = None
-        self._there = asyncio.Event()
-
-    def offer(self, accepted: list[Resource]) -> None:
-        self._latest = accepted
-        self._there.set()
-
-    async def next(self) -> list[Resource]:
-        await self._there.wait()
-        self._there.clear()
-        return self._latest or []
 
 
 @contextlib.asynccontextmanager

@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
+from lgsp.gateway.control.calendar import Calendar
 from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources
-from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
+from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
+from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE
 from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
 from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
+# Services compiled, and contracts fetched, before others have their turn.
+_AT_A_TIME: Final = 100
 _TRUST_KINDS = frozenset({"system", "node_key", "token_revocation"})
 
 
@@ -64,7 +68,7 @@ class Publisher:
         self._published = asyncio.Condition()
         self._revision, self._registry = -1, 0
         self.ready = False
-        self._contract_of: dict[str, bytes] = {}
+        self._calendar = Calendar()
 
     def note(self, changes: Iterable[Any]) -> None:
         """The registry changed: remember what that touches."""
@@ -78,12 +82,17 @@ class Publisher:
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
+            if change.kind == "grant" and change.entry is not None:
+                self._note_dates(change.entry.record.grant)
         self._wake.set()
 
     def forget_revision(self) -> None:
         """Another registry counts its revisions anew."""
         self._revision, self._registry = -1, self._registry + 1
         self._wake.set()
+
+    def _note_dates(self, grant: Grant) -> None:
+        self._calendar.add(grant.service, compiler.boundaries(grant), self.now())
 
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
@@ -107,14 +116,21 @@ class Publisher:
         self._trust_touched = False
         if first:
             upserts += self._edge_resources()
+            for entry in self._state.all("grant").values():
+                self._note_dates(entry.record.grant)
         removals: list[tuple[str, str]] = []
         failed: set[str] = set()
-        for name in sorted(touched):
-            made, gone = await self._service(name)
-            upserts += made
-            removals += gone or []
-            if gone is None:
-                failed.add(name)
+        names = sorted(touched)
+        for start in range(0, len(names), _AT_A_TIME):
+            some = names[start : start + _AT_A_TIME]
+            contracts = await self._fetch(some)
+            for name in some:
+                made, gone = self._service(name, contracts)
+                upserts += made
+                removals += gone or []
+                if gone is None:
+                    failed.add(name)
+            await asyncio.sleep(0)  # others use the loop as well
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
@@ -134,17 +150,17 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        grants = [entry.record.grant for entry in self._state.all("grant").values()]
+        """Until the registry changes, or a grant or a key begins or ends."""
         keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        boundary = compiler.next_boundary(grants, keys, self.now())
-        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
+        dates = [date for date in compiler.key_boundaries(keys) if date > self.now()]
+        soonest = min((date for date in (*dates, self._calendar.next()) if date is not None), default=None)
+        delay = max(0.0, (soonest - self.now()).total_seconds()) if soonest else None
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
         except TimeoutError:
-            # A grant begins or ends now, or a key; which is cheap to find out by compiling, and rare to need.
-            self._touched.update(grant.service for grant in grants)
-            self._trust_touched = True
+            self._trust_touched |= bool(dates)
+        self._touched |= self._calendar.due(self.now())
 
     # --- compilation -------------------------------------------------------------------------------------------------
 
@@ -171,31 +187,53 @@ class Publisher:
             *(Resource.of(key, resources.scope(key, resources.PLATFORM_ROUTES)) for key in ("oauth2", ".well-known")),
         ]
 
-    async def _service(self, name: str) -> tuple[list[Resource], list[tuple[str, str]] | None]:
+    async def _fetch(self, services: Iterable[str]) -> dict[str, bytes | BusError]:
+        """The contracts of services by digest, or why one is not to be had."""
+        found = (entry.record.service for name in services if (entry := self._state.get("service", name)))
+        digests = list({each.contract_digest for each in found if each.lifecycle in CARRIED})
+        fetched: dict[str, bytes | BusError] = {}
+
+        async def fetch(digest: str) -> None:
+            try:
+                fetched[digest] = await self._contracts.get_contract(digest)
+            except BusError as error:
+                fetched[digest] = error
+
+        await asyncio.gather(*map(fetch, digests))
+        return fetched
+
+    def _service(
+        self, name: str, contracts: Mapping[str, bytes | BusError]
+    ) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
         if entry is None or entry.record.service.lifecycle not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
-        try:
-            policy = await self._policy(name)
-        except BusError as error:
-            log.error("service not published", service=name, reason=error.reason.name, detail=error.detail)
+        service = entry.record.service
+        contract = contracts.get(service.contract_digest)
+        if contract is None:  # it changed while contracts were fetched: the change wakes us again
+            self._touched.add(name)
             return [], None
+        try:
+            if isinstance(contract, BusError):
+                raise contract
+            return self._resources(name, self._policy(service, contract)), []
+        except Exception as error:  # whatever is wrong with one service must not reach the others
+            why = {"reason": error.reason.name, "detail": error.detail} if isinstance(error, BusError) else {}
+            log.error("service not published", service=name, error=repr(error)[:300], **why)
+            return [], None
+
+    def _resources(self, name: str, policy: ServicePolicy) -> list[Resource]:
         socket = self._sockets.get(name)
         made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
             made.append(Resource.of(name, clusters.endpoints(policy)))
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
-        return made, []
+        return made
 
-    async def _policy(self, name: str) -> ServicePolicy:
-        service = self._state.get("service", name).record.service  # type: ignore[union-attr]
-        contract = self._contract_of.get(service.contract_digest)
-        if contract is None:
-            contract = await self._contracts.get_contract(service.contract_digest)
-            self._contract_of[service.contract_digest] = contract
-        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
-        found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
+    def _policy(self, service: Service, contract: bytes) -> ServicePolicy:
+        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(service.name)]
+        found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
         return compiler.service_policy(service, contract, rights, addresses, self.now())
 

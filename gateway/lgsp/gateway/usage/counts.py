@@ -6,7 +6,7 @@ A day is Vietnam's (UTC+7, no summer time). Counts are absolute, so that telling
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -37,20 +37,32 @@ def day_of(time: datetime) -> str:
     return (time.astimezone(UTC) + _VIETNAM).strftime("%Y-%m-%d")
 
 
+Tallies = dict[Key, Tally]
+
+
 class Counts:
-    """Day → key → tally, of one node."""
+    """Day → service → key → tally, of one node."""
 
     def __init__(self, days: Mapping[str, Mapping[Key, Tally]] | None = None) -> None:
-        self.days: dict[str, dict[Key, Tally]] = defaultdict(dict)
+        self.days: dict[str, dict[str, Tallies]] = defaultdict(dict)
         for day, tallies in (days or {}).items():
-            self.days[day] = dict(tallies)
+            self.days[day] = by_service(tallies)
 
     def add(self, key: Key, time: datetime) -> str:
         """Count a call; answers its day."""
         day, milliseconds = day_of(time), int(time.timestamp() * 1000)
-        before = self.days[day].get(key, Tally(0, 0))
-        self.days[day][key] = Tally(before.calls + 1, max(before.last_ms, milliseconds))
+        tallies = self.days[day].setdefault(key.service, {})
+        before = tallies.get(key, Tally(0, 0))
+        tallies[key] = Tally(before.calls + 1, max(before.last_ms, milliseconds))
         return day
+
+    def flat(self, day: str, wanted: Callable[[str], bool] = lambda service: True) -> Tallies:
+        """The tallies of a day, of the services that are wanted."""
+        found: Tallies = {}
+        for service, tallies in self.days.get(day, {}).items():
+            if wanted(service):
+                found |= tallies
+        return found
 
     def forget(self, today: str) -> None:
         """Drop what is older than KEEP_DAYS."""
@@ -70,9 +82,9 @@ def load(content: bytes) -> dict[Key, Tally]:
     return {Key(*row[:4]): Tally(*row[4:]) for row in rows}
 
 
-def by_service(tallies: Mapping[Key, Tally]) -> Iterator[tuple[str, dict[Key, Tally]]]:
-    """(service, its tallies)."""
-    found: dict[str, dict[Key, Tally]] = defaultdict(dict)
+def by_service(tallies: Mapping[Key, Tally]) -> dict[str, Tallies]:
+    """Service → its tallies."""
+    found: dict[str, Tallies] = defaultdict(dict)
     for key, tally in tallies.items():
         found[key.service][key] = tally
-    yield from found.items()
+    return dict(found)

@@ -12,6 +12,7 @@ import contextlib
 import zlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from lgsp.api.registry.v1.registry_pb2 import Grant, Use
 from lgsp.gateway.datadir import write_private
 from lgsp.gateway.errors import DataDirError
 from lgsp.gateway.usage import records
-from lgsp.gateway.usage.counts import Counts, Key, Tally, by_service, day_of, dump, load
+from lgsp.gateway.usage.counts import Counts, Key, Tallies, Tally, by_service, day_of, dump, load
 from lgsp.registry import streams
 
 log = structlog.get_logger("lgsp.usage")
@@ -40,6 +41,14 @@ class _Kept(msgspec.Struct):
 
     position: records.Position
     days: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Quota:
+    """A grant with a daily quota, and how to find whom it is for."""
+
+    grant: Grant
+    systems: Callable[[], frozenset[str]]
 
 
 class Ledger:
@@ -58,34 +67,41 @@ class Ledger:
         self._node, self._log, self._kept, self._connect = node, access_log, kept, connect
         self._changed, self._now = changed, now
         self._position, self._own = records.Position(), Counts()
-        # node → day → part → tallies
-        self._others: dict[tuple[str, str, str], dict[Key, Tally]] = {}
+        # node, day, part → service → tallies
+        self._others: dict[tuple[str, str, str], dict[str, Tallies]] = {}
         self._dirty: set[tuple[str, int]] = set()
         self._unsaved = False
-        self._quotas: dict[str, tuple[Grant, Callable[[], frozenset[str]]]] = {}
-        self._exhausted: frozenset[str] = frozenset()
+        # Service → grant → who; the services to judge anew, and the day that was judged.
+        self._quotas: dict[str, dict[str, _Quota]] = defaultdict(dict)
+        self._service_of: dict[str, str] = {}
+        self._unjudged: set[str] = set()
+        self._judged = ""
+        self._exhausted: dict[str, set[str]] = {}
         self._restore()
 
     # --- what others ask ---------------------------------------------------------------------------------------------
 
     def exhausted(self, grant: str) -> bool:
         """True when the grant's calls of this day are used up."""
-        return grant in self._exhausted
+        return grant in self._exhausted.get(self._service_of.get(grant, ""), ())
 
     def watch(self, grant: Grant, systems: Callable[[], frozenset[str]]) -> None:
         """Keep an eye on a grant's quota; one without a quota is forgotten."""
+        before = self._service_of.pop(grant.id, None)
+        if before is not None:
+            del self._quotas[before][grant.id]
+            self._unjudged.add(before)
         if grant.daily_quota and not grant.HasField("revoked_at"):
-            self._quotas[grant.id] = (grant, systems)
-        else:
-            self._quotas.pop(grant.id, None)
+            self._quotas[grant.service][grant.id] = _Quota(grant, systems)
+            self._service_of[grant.id] = grant.service
+            self._unjudged.add(grant.service)
 
     def uses(self, service: str) -> list[Use]:
         """Who called which method of the service in the last 30 days, over all nodes."""
         calls: dict[tuple[str, str], list[Tally]] = defaultdict(list)
-        for _, tallies in self._all():
+        for _, tallies in self._of(service):
             for key, tally in tallies.items():
-                if key.service == service:
-                    calls[key.consumer, key.method].append(tally)
+                calls[key.consumer, key.method].append(tally)
         return [_use(*named, tallies) for named, tallies in sorted(calls.items())]
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -106,39 +122,40 @@ class Ledger:
         for key, time in records.read(self._log, self._position):
             day = self._own.add(key, time)
             self._dirty.add((day, _part(key.service)))
+            self._unjudged.add(key.service)
             self._unsaved = True
 
     def _judge(self) -> None:
-        """Find out whose day is over or has begun anew."""
-        today, spent = day_of(self._now()), set[str]()
-        if self._quotas:
-            calls = self._today(today)
-            spent = {
-                name for name, (grant, who) in self._quotas.items() if _calls(grant, who(), calls) >= grant.daily_quota
-            }
-        differing = self._exhausted ^ spent
-        self._exhausted = frozenset(spent)
-        services = {self._quotas[name][0].service for name in differing if name in self._quotas}
-        if services:
-            log.info("daily quotas changed", grants=sorted(differing))
-            self._changed(services)
+        """Find out whose day is over or has begun anew, where calls were made or quotas changed."""
+        today = day_of(self._now())
+        if today != self._judged:
+            self._judged = today
+            self._unjudged.update(self._quotas)
+        unjudged, self._unjudged = self._unjudged, set()
+        changed = {service for service in unjudged if self._judge_service(service, today)}
+        if changed:
+            log.info("daily quotas changed", services=sorted(changed))
+            self._changed(changed)
 
-    def _today(self, today: str) -> Mapping[str, dict[Key, int]]:
-        """Service → key → calls over all nodes."""
-        wanted, found = {grant.service for grant, _ in self._quotas.values()}, dict[str, dict[Key, int]]()
-        for day, tallies in self._all():
-            if day != today:
-                continue
-            for key, tally in tallies.items():
-                if key.service in wanted:
-                    service = found.setdefault(key.service, {})
-                    service[key] = service.get(key, 0) + tally.calls
-        return found
+    def _judge_service(self, service: str, today: str) -> bool:
+        """True when a grant of the service came to its end or left it."""
+        quotas, calls = self._quotas.get(service, {}), dict[Key, int]()
+        for day, tallies in self._of(service) if quotas else ():
+            if day == today:
+                for key, tally in tallies.items():
+                    calls[key] = calls.get(key, 0) + tally.calls
+        spent = {name for name, each in quotas.items() if _calls(each, calls) >= each.grant.daily_quota}
+        before, self._exhausted[service] = self._exhausted.get(service, set()), spent
+        return spent != before
 
-    def _all(self) -> Iterable[tuple[str, Mapping[Key, Tally]]]:
-        yield from self._own.days.items()
-        for (_, day, _), tallies in self._others.items():
-            yield day, tallies
+    def _of(self, service: str) -> Iterable[tuple[str, Mapping[Key, Tally]]]:
+        """(day, tallies) of the service, of each node."""
+        for day, services in self._own.days.items():
+            if service in services:
+                yield day, services[service]
+        for (_, day, _), services in self._others.items():
+            if service in services:
+                yield day, services[service]
 
     # --- the other nodes ---------------------------------------------------------------------------------------------
 
@@ -152,7 +169,7 @@ class Ledger:
                     await self._tell(client)
                     await asyncio.sleep(TELL_EVERY_S)
             except (nats.errors.Error, OSError, TimeoutError, streams.JetStreamError) as error:
-                log.info("usage not shared", why=type(error).__name__)
+                log.warning("usage not shared", why=str(error) or type(error).__name__)
             finally:
                 await asyncio.shield(_close(client))
                 await asyncio.shield(self._save())
@@ -165,6 +182,7 @@ class Ledger:
         config = {
             "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
+            "filter_subject": "usage.>",
             "ack_policy": "none",
             "inactive_threshold": 30_000_000_000,
             "mem_storage": True,
@@ -177,7 +195,9 @@ class Ledger:
         if node == _token(self._node):
             return
         with contextlib.suppress(msgspec.MsgspecError, zlib.error):
-            self._others[node, day, part] = load(zlib.decompress(message.data))
+            told = by_service(load(zlib.decompress(message.data)))
+            self._others[node, day, part] = told
+            self._unjudged.update(told)
 
     async def _tell(self, client: Client) -> None:
         self._own.forget(day_of(self._now()))
@@ -185,7 +205,7 @@ class Ledger:
         try:
             while dirty:
                 day, part = next(iter(dirty))
-                tallies = {k: t for k, t in self._own.days.get(day, {}).items() if _part(k.service) == part}
+                tallies = self._own.flat(day, lambda service, part=part: _part(service) == part)  # type: ignore[misc]
                 subject = f"usage.{_token(self._node)}.{day}.{part}"
                 reply = await client.request(subject, zlib.compress(dump(tallies)), timeout=5)
                 if b'"error"' in reply.data:
@@ -201,7 +221,7 @@ class Ledger:
         if not self._unsaved:
             return
         self._unsaved = False
-        days = {day: dump(tallies) for day, tallies in self._own.days.items()}
+        days = {day: dump(self._own.flat(day)) for day in self._own.days}
         content = msgspec.msgpack.encode(_Kept(self._position, days))
         try:
             await asyncio.to_thread(write_private, self._kept, content)
@@ -214,17 +234,16 @@ class Ledger:
             kept = msgspec.msgpack.decode(self._kept.read_bytes(), type=_Kept)
             self._own = Counts({day: load(content) for day, content in kept.days.items()})
             self._position = kept.position
-            self._dirty = {
-                (day, _part(service)) for day, each in self._own.days.items() for service, _ in by_service(each)
-            }
+            self._dirty = {(day, _part(service)) for day, each in self._own.days.items() for service in each}
 
 
-def _calls(grant: Grant, systems: frozenset[str], calls: Mapping[str, Mapping[Key, int]]) -> int:
+def _calls(quota: _Quota, calls: Mapping[Key, int]) -> int:
     """Calls of the day that fall under the grant."""
+    grant, systems = quota.grant, quota.systems() if calls else frozenset()
     codes = {purpose.code for purpose in grant.purposes}
     return sum(
         number
-        for key, number in calls.get(grant.service, {}).items()
+        for key, number in calls.items()
         if key.consumer in systems
         and ("*" in grant.methods or key.method in grant.methods)
         and (not codes or key.purpose in codes)

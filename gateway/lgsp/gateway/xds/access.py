@@ -5,9 +5,13 @@ The name of a verdict is the reason that the refused caller gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any, Final
 
+from google.protobuf.message import Message
+
+from lgsp.gateway.xds.messages import build
 from lgsp.gateway.xds.policy import MethodPolicy
 
 RBAC: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3"
@@ -45,19 +49,27 @@ def _verdicts(method: MethodPolicy) -> dict[str, Any]:
     return found | ({} if method.everyone else dict.fromkeys(sorted(method.consumers), granted))
 
 
-def _for_purposes(purposes: Iterable[str]) -> dict[str, Any]:
+@lru_cache(maxsize=1000)
+def _for_purposes(purposes: frozenset[str]) -> Message:
     named = dict.fromkeys(sorted(purposes), verdict("granted", "ALLOW"))
-    return {"matcher": look_up(PURPOSE_HEADER, named, verdict("PURPOSE_NOT_GRANTED", "DENY"))}
+    content = {"matcher": look_up(PURPOSE_HEADER, named, verdict("PURPOSE_NOT_GRANTED", "DENY"))}
+    return build("xds.type.matcher.v3.Matcher.OnMatch", content)
 
 
-def look_up(header: str, verdicts: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]:
+def look_up(header: str, verdicts: Mapping[str, Any], otherwise: Any) -> dict[str, Any]:
     """One hash look-up of a header: value → verdict."""
-    typed = {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": header}
-    tree = {"input": {"name": header, "typed_config": typed}, "exact_match_map": {"map": verdicts}}
+    tree = {"input": _value_of(header), "exact_match_map": {"map": verdicts}}
     return {"matcher_tree": tree, "on_no_match": otherwise}
 
 
-def verdict(name: str, action: str) -> dict[str, Any]:
-    """The end of a look-up."""
+@cache
+def _value_of(header: str) -> Message:
+    typed = {"@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput", "header_name": header}
+    return build("xds.core.v3.TypedExtensionConfig", {"name": header, "typed_config": typed})
+
+
+@cache
+def verdict(name: str, action: str) -> Message:
+    """The end of a look-up, built once: a city's access lists hold hundreds of thousands."""
     typed = {"@type": "type.googleapis.com/envoy.config.rbac.v3.Action", "name": name, "action": action}
-    return {"action": {"name": name, "typed_config": typed}}
+    return build("xds.type.matcher.v3.Matcher.OnMatch", {"action": {"name": name, "typed_config": typed}})

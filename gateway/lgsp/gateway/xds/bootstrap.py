@@ -17,6 +17,25 @@ _HTTP2: Final = {
 
 # Envoy's own pause grows to 30 s: too long to wait for a control process that is back after one.
 _RECONNECT: Final = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+# A hundred figures for each of 10,000 services would be most of the time of a cold start and a fifth of Envoy's memory;
+# what a call did is in its log line and its trace. Kept are the edge's own, and of each service what shows a fault.
+_STATS: Final = [
+    *({"prefix": prefix} for prefix in ("http.", "listener", "server.", "control_plane.", "cluster_manager.")),
+    *(
+        {"prefix": prefix}
+        for prefix in ("runtime.", "overload.", f"cluster.{XDS_CLUSTER}.", f"cluster.{OTLP_CLUSTER}.")
+    ),
+    *(
+        {"suffix": suffix}
+        for suffix in (
+            ".membership_healthy",
+            ".membership_total",
+            ".outlier_detection.ejections_active",
+            ".upstream_cx_connect_fail",
+            ".upstream_rq_pending_overflow",
+        )
+    ),
+]
 
 
 def bootstrap(
@@ -43,6 +62,7 @@ def bootstrap(
             "cds_config": source,
         },
         "static_resources": {"clusters": clusters},
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
         # Spans leave within a second: who follows a call is waiting for them.
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {"tracing.opentelemetry.flush_interval_ms": 1000}}]

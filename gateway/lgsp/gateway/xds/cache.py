@@ -1,25 +1,25 @@
 """Named, versioned resources and their last accepted copy on disk.
 
-The file is what an Envoy gets that restarts while the registry is away: 0600, a checksum, an age limit. A damaged,
-foreign or overaged file is as good as none.
+The copy is what an Envoy gets that restarts while the registry is away: 0600, each resource vouched for by its digest, an
+age limit. A damaged, foreign or overaged file is as good as none. Only what changed is written: a whole city is 100 MB.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import struct
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds.messages import TYPE_PREFIX, message_class
+from lgsp.gateway.xds.messages import TYPE_PREFIX
+from lgsp.registry.rows import DamagedError, Row, Rows
 
-_MAGIC = b"LGSPXDS1"
-_HEAD = struct.Struct(">8sd32s")
+_FORM: Final = "lgsp xds 2"
+_SKEW_S: Final = 60.0
+Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +37,57 @@ class Resource:
         return cls(TYPE_PREFIX + message.DESCRIPTOR.full_name, name, value, hashlib.sha256(value).hexdigest()[:16])
 
 
-def save(path: Path, resources: Iterable[Resource], now: float) -> None:
-    """Replace the file by `resources`, atomically; `now` is Unix seconds."""
-    response = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")()
-    for each in resources:
-        entry = response.resources.add(name=each.name, version=each.version)  # type: ignore[attr-defined]
-        entry.resource.type_url, entry.resource.value = each.type_url, each.value
-    body = response.SerializeToString()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_HEAD.pack(_MAGIC, now, hashlib.sha256(body).digest()) + body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+class Copy:
+    """The copy in `path`, and what it lacks. `take` belongs to one thread, `write` to one writer at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = Rows(path, _FORM)
+        self._held: dict[Name, Resource] = {}
+        self._changes: dict[Name, Resource | None] = {}
+        self._afresh = True
+
+    def load(self, now: float, max_age_s: float) -> list[Resource]:
+        """The resources on disk; none when the file is missing, damaged, or older than `max_age_s`. Unix seconds."""
+        found: list[Resource] = []
+        facts = self._rows.load(lambda row: found.append(Resource(row.kind, row.key, row.value, row.tag)))
+        try:
+            written = float((facts or {})["written"])
+        except (KeyError, ValueError):
+            return []
+        if not 0 <= now - written + _SKEW_S <= max_age_s + _SKEW_S:
+            return []
+        self._held, self._afresh = {(each.type_url, each.name): each for each in found}, False
+        return found
+
+    def take(self, changes: Mapping[Name, Resource | None]) -> None:
+        """Note what Envoy accepted (None: what it dropped); what the copy holds already costs nothing."""
+        for name, resource in changes.items():
+            held = self._held.get(name)
+            if (held and held.version) != (resource and resource.version):
+                self._changes[name] = resource
+                if resource is None:
+                    del self._held[name]
+                else:
+                    self._held[name] = resource
+
+    def take_all(self, accepted: Iterable[Resource]) -> None:
+        """Note that Envoy holds exactly these."""
+        whole: dict[Name, Resource | None] = {(each.type_url, each.name): each for each in accepted}
+        self.take(dict.fromkeys(self._held.keys() - whole.keys()) | whole)
+
+    def write(self, now: float) -> None:
+        """Bring the file up to what was noted, and to the time `now`. OSError when it cannot be written."""
+        changes, self._changes = self._changes, {}
+        afresh, self._afresh = self._afresh, False
+        rows = {name: None if each is None else _row(each) for name, each in changes.items()}
+        try:
+            self._rows.write(rows, {"written": repr(now)}, afresh=afresh)
+        except OSError as error:
+            damaged = isinstance(error, DamagedError)
+            self._changes = {**(self._held if damaged else changes), **self._changes}
+            self._afresh |= afresh or damaged
+            raise
 
 
-def load(path: Path, now: float, max_age_s: float) -> list[Resource]:
-    """The resources on disk; none when the file is missing, damaged, or older than `max_age_s`."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return []
-    if len(content) < _HEAD.size:
-        return []
-    magic, written, digest = _HEAD.unpack_from(content)
-    body = content[_HEAD.size :]
-    if magic != _MAGIC or hashlib.sha256(body).digest() != digest or not 0 <= now - written + 60 <= max_age_s + 60:
-        return []
-    response = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString(body)
-    return [
-        Resource(entry.resource.type_url, entry.name, entry.resource.value, entry.version)
-        for entry in response.resources  # type: ignore[attr-defined]
-    ]
+def _row(resource: Resource) -> Row:
+    return Row(resource.type_url, resource.name, resource.version, resource.value)

@@ -7,7 +7,6 @@ first; this is the second wall.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 from lgsp.gateway.xds import access
 from lgsp.gateway.xds.access import CLIENT_HEADER, PURPOSE_HEADER
 from lgsp.gateway.xds.policy import FieldRule, ServicePolicy
-from lgsp.gateway.xds.rest import plain_contract
+from lgsp.gateway.xds.pruning import plain
 
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _MATCHING: Final = "type.googleapis.com/envoy.extensions.common.matching.v3"
@@ -55,9 +54,7 @@ def per_host(service: ServicePolicy) -> dict[str, Any]:
     """The service's scrubber."""
     scrubber = {
         "@type": f"{_HTTP}.proto_api_scrubber.v3.ProtoApiScrubberConfig",
-        "descriptor_set": {
-            "data_source": {"inline_bytes": base64.b64encode(plain_contract(service.contract)).decode()}
-        },
+        "descriptor_set": {"data_source": {"inline_bytes": plain(service.contract)}},
         "restrictions": {"method_restrictions": _restrictions(service)},
     }
     run = {

@@ -7,13 +7,14 @@ route that refuses everybody); what changes often (grants, keys, endpoints, cert
 from __future__ import annotations
 
 import base64
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from lgsp.gateway.xds import access, deprecation, limits, masks
 from lgsp.gateway.xds.access import CLIENT_HEADER
-from lgsp.gateway.xds.messages import ADS, build
+from lgsp.gateway.xds.messages import ADS, any_of, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.gateway.xds.refusals import local_replies
 from lgsp.gateway.xds.rest import rest_descriptor
@@ -72,7 +73,7 @@ def service_routes(service: ServicePolicy) -> Message:
 def _transcoder(service: ServicePolicy) -> dict[str, Any]:
     return {
         "@type": f"{HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "proto_descriptor_bin": base64.b64encode(rest_descriptor(service.contract, service.name)).decode(),
+        "proto_descriptor_bin": rest_descriptor(service.contract, service.name),
         "services": [service.name],
         "convert_grpc_status": True,
         "print_options": {"preserve_proto_field_names": True},
@@ -81,8 +82,9 @@ def _transcoder(service: ServicePolicy) -> dict[str, Any]:
     }
 
 
-def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
-    return {
+@lru_cache(maxsize=1000)
+def _cors(origins: tuple[str, ...]) -> Message:
+    content = {
         "@type": f"{HTTP}.cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in origins],
         "allow_methods": "GET, PUT, POST, DELETE, PATCH, OPTIONS",
@@ -90,6 +92,7 @@ def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
         "expose_headers": "grpc-message,grpc-status,grpc-status-details-bin,x-lgsp-reason,x-request-id",
         "max_age": "600",
     }
+    return any_of(content)
 
 
 def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[str, Any]]:
@@ -102,25 +105,46 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
 
 def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any]:
     bound = f"{STREAM_SECONDS}s" if method.streaming else f"{service.unary_ms / 1000:g}s"
-    retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
-    if method.idempotent and not method.streaming:
-        retry["retry_on"] += ",reset,unavailable"
-    retry["retry_back_off"] = {"base_interval": "0.025s", "max_interval": "0.25s"}
     return {
         "name": f"{service.name}/{method.name}",
-        "match": {"path": f"/{service.name}/{method.name}", "headers": [GRPC_CONTENT]},
+        "match": {"path": f"/{service.name}/{method.name}", "headers": [_grpc_content()]},
         "route": {
             "cluster": service.name,
             "timeout": "0s",
-            "retry_policy": retry,
-            "max_stream_duration": {
-                "max_stream_duration": bound,
-                "grpc_timeout_header_max": bound,
-                "grpc_timeout_header_offset": "0.05s",
-            },
+            "retry_policy": _retry(again=method.idempotent and not method.streaming),
+            "max_stream_duration": _duration(bound),
         },
         "typed_per_filter_config": {GRANTS: access.access_list(method)},
     }
+
+
+# Parts that all routes have alike are built once.
+
+
+@cache
+def _grpc_content() -> Message:
+    return build("envoy.config.route.v3.HeaderMatcher", GRPC_CONTENT)
+
+
+@cache
+def _retry(*, again: bool) -> Message:
+    """`again`: also what may have reached the provider."""
+    content = {
+        "retry_on": "connect-failure,refused-stream" + ",reset,unavailable" * again,
+        "num_retries": 2,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+    }
+    return build("envoy.config.route.v3.RetryPolicy", content)
+
+
+@lru_cache(maxsize=1000)
+def _duration(bound: str) -> Message:
+    content = {
+        "max_stream_duration": bound,
+        "grpc_timeout_header_max": bound,
+        "grpc_timeout_header_offset": "0.05s",
+    }
+    return build("envoy.config.route.v3.RouteAction.MaxStreamDuration", content)
 
 
 def _no_such_method(service: str) -> dict[str, Any]:
@@ -168,13 +192,12 @@ def jwt_filter(trust: TrustPolicy) -> Message:
 
 def revoked_filter(trust: TrustPolicy) -> Message:
     """Refuses revoked systems and tokens though their tokens are still valid by themselves."""
-    matcher, taken_back = access.verdict("known", "ALLOW"), access.verdict("TOKEN_REVOKED", "DENY")
+    taken_back, otherwise = access.verdict("TOKEN_REVOKED", "DENY"), access.verdict("known", "ALLOW")
+    content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
     for header, values in ((TOKEN_HEADER, trust.revoked_tokens), (CLIENT_HEADER, trust.revoked_systems)):
         if values:
-            matcher = {"matcher": access.look_up(header, dict.fromkeys(sorted(values), taken_back), matcher)}
-    content: dict[str, Any] = {"@type": f"{HTTP}.rbac.v3.RBAC"}
-    if "matcher" in matcher:
-        content["matcher"] = matcher["matcher"]
+            after = {"matcher": content["matcher"]} if "matcher" in content else otherwise
+            content["matcher"] = access.look_up(header, dict.fromkeys(sorted(values), taken_back), after)
     return _extension(REVOKED, content)
 
 

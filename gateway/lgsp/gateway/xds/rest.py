@@ -6,9 +6,14 @@ Every HTTP rule gets the full service name as its first path segment, and a meth
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any, Final
+
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
+
+from lgsp.gateway.xds.pruning import pruned
 
 _RULE = annotations_pb2.http
 _PATTERNS = ("get", "put", "post", "delete", "patch")
@@ -16,23 +21,22 @@ _PATTERNS = ("get", "put", "post", "delete", "patch")
 
 def rest_descriptor(contract: bytes, service: str) -> bytes:
     """The contract with `service`'s HTTP rules below `/<service>`, error details included."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
+    files = pruned(descriptor_pb2.FileDescriptorSet.FromString(contract), service)
     for file in files.file:
-        file.ClearField("source_code_info")  # for people; a gateway would only keep it in memory
         for declared in file.service:
             if f"{file.package}.{declared.name}".lstrip(".") == service:
                 for method in declared.method:
                     _place(method, service)
-    _include(files, error_details_pb2.DESCRIPTOR)
-    _include(files, status_pb2.DESCRIPTOR)
-    return files.SerializeToString(deterministic=True)
+    there = frozenset(file.name for file in files.file) & _DETAILS
+    return files.SerializeToString(deterministic=True) + _details(there)
 
 
-def plain_contract(contract: bytes) -> bytes:
-    """The contract without comments and positions."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
-    for file in files.file:
-        file.ClearField("source_code_info")
+@cache
+def _details(there: frozenset[str]) -> bytes:
+    """What answers need to say why they failed, as far as it is not there. (Serialized messages are merged by joining.)"""
+    files, known = descriptor_pb2.FileDescriptorSet(), set(there)
+    _include(files, error_details_pb2.DESCRIPTOR, known)
+    _include(files, status_pb2.DESCRIPTOR, known)
     return files.SerializeToString(deterministic=True)
 
 
@@ -49,10 +53,16 @@ def _place(method: descriptor_pb2.MethodDescriptorProto, service: str) -> None:
             each.custom.path = f"/{service}{each.custom.path}"
 
 
-def _include(files: descriptor_pb2.FileDescriptorSet, descriptor: object) -> None:
-    """Add a well-known file and its imports, dependencies first, unless the contract has them."""
-    if descriptor.name in {file.name for file in files.file}:  # type: ignore[attr-defined]
+def _include(files: descriptor_pb2.FileDescriptorSet, descriptor: Any, there: set[str]) -> None:
+    """Add a well-known file and its imports, dependencies first, unless it is there."""
+    if descriptor.name in there:
         return
-    for dependency in descriptor.dependencies:  # type: ignore[attr-defined]
-        _include(files, dependency)
-    descriptor.CopyToProto(files.file.add())  # type: ignore[attr-defined]
+    there.add(descriptor.name)
+    for dependency in descriptor.dependencies:
+        _include(files, dependency, there)
+    descriptor.CopyToProto(files.file.add())
+
+
+_DETAILS: Final = frozenset(
+    file.name for file in descriptor_pb2.FileDescriptorSet.FromString(_details(frozenset())).file
+)

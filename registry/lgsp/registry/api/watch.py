@@ -10,7 +10,7 @@ Rule 4: a watcher that is too slow costs a bounded queue: it is brought up from 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from lgsp.api.errors import BusError
@@ -78,32 +78,29 @@ class _Watcher:
         while True:
             await self._part.store.synced.wait()
             self._behind, self._queue = False, asyncio.Queue()
-            for response in self._list():
+            async for response in self._list():
                 yield response
             async for response in self._follow():
                 yield response
 
-    def _list(self) -> Iterator[pb.WatchResponse]:
-        """What changed since the position, or everything; the state cannot change while a list is taken."""
+    async def _list(self) -> AsyncIterator[pb.WatchResponse]:
+        """What changed since the position, or everything, as it is now; what changes meanwhile waits in the queue."""
         store, state = self._part.store, self._part.state
         fresh = self._incarnation != store.incarnation or self._revision > state.revision
         if fresh:
             self._incarnation, self._revision = store.incarnation, 0
-        until = state.revision
-        wanted = [
-            (entry.revision, kind, entry)
-            for kind in self._kinds
-            for entry in state.all(kind).values()
-            if entry.revision > self._revision
-        ]
-        wanted.sort(key=lambda each: each[0])
-        visible = [(revision, record) for revision, kind, entry in wanted if (record := self._shown(kind, entry))]
-        for start in range(0, len(visible), _CHUNK):
-            chunk = visible[start : start + _CHUNK]
-            self._revision = chunk[-1][0]
-            yield self._response([record for _, record in chunk], relist=fresh and start == 0, complete=False)
+        relist, until, entries = fresh, state.revision, state.since(self._revision)
+        for start in range(0, len(entries), _CHUNK):
+            chunk = entries[start : start + _CHUNK]
+            records = [self._shown(kind, entry) for kind, _, entry in chunk if kind in self._kinds]
+            self._revision = chunk[-1][2].revision
+            if shown := [record for record in records if record]:
+                yield self._response(shown, relist=relist, complete=False)
+                relist = False
+            else:
+                await asyncio.sleep(0)  # much that is not for this watcher: others use the loop as well
         self._revision = until
-        yield self._response([], relist=fresh and not visible, complete=True)
+        yield self._response([], relist=relist, complete=True)
 
     async def _follow(self) -> AsyncIterator[pb.WatchResponse]:
         """Changes as they come, until the watcher has to be brought up anew."""
