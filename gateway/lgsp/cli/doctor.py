@@ -226,6 +226,13 @@ def _registry(status: GetStatusResponse, began: float, ended: float) -> Finding:
         return Finding("registry", "failed", text, "Bring NATS back; until then no change takes effect.")
     if not status.registry_connected:
         return Finding("registry", "failed", "NATS is away", "Bring NATS back; known grants keep working meanwhile.")
+    if status.registry_frozen:
+        text = "it takes no changes: a restore was begun and not ended"
+        return Finding("registry", "failed", text, "Wait for `lgsp registry restore`, or run it again.")
+    if status.registry_unreadable:
+        text = f"{status.registry_unreadable} records cannot be read; the last: {status.registry_unreadable_last}"
+        remedy = "Upgrade this node if another one runs a newer release; else write those records anew."
+        return Finding("registry", "failed", f"{text}; {status.registry_held_keys} keys stay as they were", remedy)
     return Finding("registry", "ok", f"followed to revision {status.registry_revision}")
 
 

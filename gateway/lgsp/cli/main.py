@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "group": ("lgsp.cli.group:group", "Make and list groups of systems."),
     "key": ("lgsp.cli.key:key", "Make keys for systems; rotate the node's token key."),
     "credential": ("lgsp.cli.credential:credential", "Keep credentials for legacy HTTP/JSON systems."),
+    "registry": ("lgsp.cli.registry:registry", "Back up, check and restore the registry."),
     "doctor": ("lgsp.cli.doctor:doctor", "Check every part of a node and say what to do."),
 }
 

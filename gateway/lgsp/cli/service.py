@@ -10,7 +10,7 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.durations import parse_duration, parse_instant
-from lgsp.cli.output import ExitCode, as_dict, fail, print_json, print_record
+from lgsp.cli.output import ExitCode, as_dict, fail, print_json, print_record, print_table
 from lgsp.cli.records import done, every_page, listed, new_operation, with_names
 from lgsp.cli.session import Session, json_option, session_options
 
@@ -101,11 +101,13 @@ _CONTRACT = click.option(
     help="PEM that its certificate comes from.",
 )
 @click.option("--rest-credential", default="", metavar="NAME", help="A credential of the node (`lgsp credential`).")
-@click.argument("name")
+@click.option("--all", "every", is_flag=True, help="Every service that the contract declares itself.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 def service_publish(
     session: Session,
     as_json: bool,
-    name: str,
+    names: tuple[str, ...],
+    every: bool,
     vi: str,
     en: str,
     contract: Path,
@@ -118,29 +120,76 @@ def service_publish(
     rest_credential: str,
     **given: Any,
 ) -> None:
-    """Publish a service, or a new version of its contract. What would break its consumers is refused.
+    """Publish services, or a new version of their contract. What would break their consumers is refused.
+
+    Several are published by one change, all or none (200 at most). In --vi and --en, {service} stands for a service's
+    own short name.
 
     \b
     Examples:
       lgsp service publish hanoi.park.v1.ParkService --provider H26.9/parks --contract park.proto --vi "Công viên" --en Parks
       lgsp service publish hanoi.park.v1.ParkService --provider H26.9/parks --contract park.proto --vi "Công viên" --en Parks \\
           --classification public --owner H26.9 --contact parks@hanoi.gov.vn
+      lgsp service publish --all --provider H26.9/parks --contract city.binpb --vi "Công viên: {service}" --en "Parks: {service}"
     """
+    content = _compiled(contract)
+    if every == bool(names):
+        fail("name the services, or give --all", "`lgsp service publish --help` has examples.", ExitCode.USAGE)
     given["idempotent_methods"] = given.pop("idempotent")
-    made = pb.Service(name=name, names=pb.Names(vi=vi, en=en), **given)
     if rest is not None:
-        made.rest.base_url, made.rest.credential = rest, rest_credential
-        made.rest.ca = rest_ca.read_text("ascii", "replace") if rest_ca is not None else ""
+        authorities = rest_ca.read_text("ascii", "replace") if rest_ca is not None else ""
+        given["rest"] = pb.RestUpstream(base_url=rest, credential=rest_credential, ca=authorities)
     elif rest_ca is not None or rest_credential:
         fail("--rest-ca and --rest-credential belong to --rest", "Give --rest URL too.", ExitCode.USAGE)
     if classification is not None:
-        made.classification = pb.Classification.Value(f"CLASSIFICATION_{classification.upper()}")
-    if deadline is not None:
-        made.deadline.FromSeconds(parse_duration(deadline))
+        given["classification"] = pb.Classification.Value(f"CLASSIFICATION_{classification.upper()}")
+    made = [_service(name, vi, en, deadline, given) for name in names or _declared(content)]
+    if len(made) > 1:
+        _publish_many(session, as_json, made, content, draft, override)
+        return
     request = pb.PublishServiceRequest(
-        service=made, contract=_compiled(contract), draft=draft, override_reason=override, operation_id=new_operation()
+        service=made[0], contract=content, draft=draft, override_reason=override, operation_id=new_operation()
     )
     done(session, as_json, "PublishService", request, "service")
+
+
+def _service(name: str, vi: str, en: str, deadline: str | None, given: dict[str, Any]) -> pb.Service:
+    short = name.rpartition(".")[2]
+    names = pb.Names(vi=vi.replace("{service}", short), en=en.replace("{service}", short))
+    made = pb.Service(name=name, names=names, **given)
+    if deadline is not None:
+        made.deadline.FromSeconds(parse_duration(deadline))
+    return made
+
+
+def _declared(content: bytes) -> list[str]:
+    """The services of the contract's own files: those that no other file of it imports."""
+    from google.protobuf import descriptor_pb2
+
+    from lgsp.registry.contracts import load_contract
+
+    load_contract(content)
+    files = descriptor_pb2.FileDescriptorSet.FromString(content).file
+    imported = {name for file in files for name in file.dependency}
+    found = [f"{each.package}.{one.name}" for each in files if each.name not in imported for one in each.service]
+    if not found:
+        fail("the contract declares no service of its own", "Name the services.")
+    return found
+
+
+def _publish_many(
+    session: Session, as_json: bool, made: list[pb.Service], content: bytes, draft: bool, override: str
+) -> None:
+    request = pb.PublishServicesRequest(contracts=[content], operation_id=new_operation())
+    for each in made:
+        request.services.add(service=each, override_reason=override, draft=draft)
+    with session.channel() as channel:
+        answer = RegistryServiceStub(channel).PublishServices(request)
+    if as_json:
+        print_json(as_dict(answer))
+        return
+    columns = {"name": "SERVICE", "version": "VERSION", "state": "STATE", "contract_digest": "SHA-256"}
+    print_table(columns, [_readable(as_dict(each.service)) for each in answer.services], "")
 
 
 service.add_command(service_publish, "create")

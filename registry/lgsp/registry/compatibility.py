@@ -7,12 +7,14 @@ WIRE_JSON alone does not see a deleted method. Lint is advice.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,11 @@ _SECONDS: Final = 30.0
 _BREAKING: Final = '{"version":"v2","breaking":{"use":["WIRE_JSON","RPC_NO_DELETE","SERVICE_NO_DELETE"]}}'
 _LINT: Final = '{"version":"v2","lint":{"use":["STANDARD"],"except":["PACKAGE_DIRECTORY_MATCH"]}}'
 _FOUND: Final = 100
+_AT_ONCE: Final = 2
+_KNOWN: Final = 256
+# What buf found in files of these digests, the oldest first; and whose turn it is, in each event loop.
+_known: dict[tuple[str, bytes, bytes], list[Finding]] = {}
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 _QUOTED: Final = re.compile(r'"([A-Za-z_][\w.]*)"')
 
 
@@ -41,6 +48,10 @@ class _Row(msgspec.Struct):
 
 async def breaking(new: bytes, old: bytes) -> list[Finding]:
     """What `new` breaks for who was built against `old`; at most MAX_FINDINGS."""
+    return await _remembered(("breaking", new, old), lambda: _breaking(new, old))
+
+
+async def _breaking(new: bytes, old: bytes) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="lgsp-buf-") as folder:
         after, before = Path(folder) / "new.binpb", Path(folder) / "old.binpb"
         after.write_bytes(new)
@@ -51,10 +62,28 @@ async def breaking(new: bytes, old: bytes) -> list[Finding]:
 async def advice(contract: bytes, files: Iterable[str]) -> list[Finding]:
     """Lint of the provider's own `files`; imports are not its to change."""
     own = set(files)
+    found = await _remembered(("lint", contract, b""), lambda: _lint(contract))
+    return [each for each in found if each.file in own]
+
+
+async def _lint(contract: bytes) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="lgsp-buf-") as folder:
         path = Path(folder) / "contract.binpb"
         path.write_bytes(contract)
-        return [each for each in await _buf(folder, "lint", str(path), "--config", _LINT) if each.file in own]
+        return await _buf(folder, "lint", str(path), "--config", _LINT)
+
+
+async def _remembered(question: tuple[str, bytes, bytes], ask: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
+    """What buf said of the very same files before, or what it says now; a few processes at a time."""
+    kind, new, old = question
+    key = kind, hashlib.sha256(new).digest(), hashlib.sha256(old).digest()
+    if key not in _known:
+        async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
+            found = await ask()
+        while len(_known) >= _KNOWN:
+            _known.pop(next(iter(_known)))
+        _known[key] = found
+    return list(_known[key])
 
 
 async def _buf(folder: str, *arguments: str) -> list[Finding]:

@@ -22,8 +22,6 @@ MAX_RATE: Final = 1_000_000
 MAX_QUOTA: Final = 10**12
 _PURPOSE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_BASIS: Final = 500
-# Grants that were made before they had states have none.
-IN_FORCE: Final = (pb.GRANT_STATE_UNSPECIFIED, pb.GRANT_STATE_ACTIVE)
 # Whose data ask for a purpose (Law 91/2025/QH15).
 GUARDED: Final = frozenset({pb.CLASSIFICATION_PERSONAL, pb.CLASSIFICATION_SECRET})
 
@@ -31,7 +29,7 @@ GUARDED: Final = frozenset({pb.CLASSIFICATION_PERSONAL, pb.CLASSIFICATION_SECRET
 def holds(grant: pb.Grant, now: datetime) -> bool:
     """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
     return (
-        grant.state in IN_FORCE
+        grant.state == pb.GRANT_STATE_ACTIVE
         and not grant.HasField("revoked_at")
         and (not grant.HasField("not_before") or grant.not_before.ToDatetime(tzinfo=UTC) <= now)
         and (not grant.HasField("not_after") or now < grant.not_after.ToDatetime(tzinfo=UTC))

@@ -27,21 +27,9 @@ _MAX_CONTACT: Final = 200
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[0-9]{1,5})?")
 
 
-def lifecycle_of(service: pb.Service) -> pb.Lifecycle.ValueType:
-    """Where a service is; records made before there were states say it by `retired_at`."""
-    if service.lifecycle:
-        return service.lifecycle
-    return RETIRED if service.HasField("retired_at") else PUBLISHED
-
-
-def version_of(service: pb.Service) -> int:
-    """The number of the contract in force; 0 for a draft that was never published."""
-    return service.version or (0 if lifecycle_of(service) == DRAFT else 1)
-
-
 def need_step(step: str, service: pb.Service | None) -> None:
     """LIFECYCLE_REFUSED when the service is not where the step may be taken."""
-    state = lifecycle_of(service) if service is not None else None
+    state = service.lifecycle if service is not None else None
     if state not in STEPS[step]:
         where = _WORDS[state] if state is not None else "not there"
         raise BusError("LIFECYCLE_REFUSED", f"{service.name if service else 'the service'} is {where}")

@@ -13,9 +13,11 @@ from google.protobuf.message import DecodeError
 
 from lgsp.api.registry.v1.registry_pb2 import Record
 from lgsp.registry.rows import Row, Rows
+from lgsp.registry.schema import CURRENT
 from lgsp.registry.state import KINDS, Entry, State
 
-_FORM: Final = "lgsp registry 2"
+# With the version of the records inside: another release's copy is read anew from the stream.
+_FORM: Final = f"lgsp registry 2 schema {CURRENT}"
 
 
 def save(

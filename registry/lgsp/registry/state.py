@@ -67,6 +67,10 @@ class State:
         self._groups: dict[str, set[str]] = defaultdict(set)
         self._below: dict[str, set[str]] = defaultdict(set)
 
+    def become(self, other: State) -> None:
+        """Take everything of another state at once; the other must not be used any more."""
+        vars(self).update(vars(other))
+
     def get(self, kind: str, key: str) -> Entry | None:
         """The last record of a key, ended and revoked ones included."""
         return self._entries[kind].get(key)
@@ -199,3 +203,15 @@ def subject_of(grant: Grant) -> str:
     if grant.agency:
         return f"agency {grant.agency}"
     return f"group {grant.group}" if grant.group else f"system {grant.consumer}"
+
+
+def difference(before: State, after: State) -> list[Change]:
+    """What changes for whoever knew `before`: first what is gone, then what is new or other, by revision."""
+    gone = [Change(kind, key, None, entry) for kind, key, entry in before.entries() if after.get(kind, key) is None]
+    changed = [
+        Change(kind, key, entry, before.get(kind, key))
+        for kind, key, entry in after.entries()
+        if (known := before.get(kind, key)) is None or known != entry
+    ]
+    changed.sort(key=lambda each: each.entry.revision if each.entry else 0)
+    return gone + changed

@@ -184,8 +184,9 @@ async def test_a_catalogue_that_starts_later_finds_the_same(catalogue, api, shar
 async def test_a_contract_that_cannot_be_read_holds_up_no_other(catalogue, api):
     """Its words are missing, its record is found, and what comes later is read all the same."""
     for name in ("t.v1.LostService", "t.v1.LostToo"):
+        names = pb.Names(vi="Mất", en="Lost")
         service = pb.Service(
-            name=name, names=pb.Names(vi="Mất", en="Lost"), provider=PROVIDER, contract_digest="0" * 64
+            name=name, names=names, provider=PROVIDER, contract_digest="0" * 64, lifecycle=pb.LIFECYCLE_PUBLISHED
         )
         await api.store.write([Write("service", name, service, 0)], operation_id=name, actor=OPERATOR)
     assert await catalogue.names(query="mat") == ["t.v1.LostService", "t.v1.LostToo"]

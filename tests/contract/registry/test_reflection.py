@@ -18,6 +18,7 @@ from lgsp.gateway.control import standard
 from lgsp.gateway.control.health import Health, Instances
 from lgsp.gateway.control.reflection import Reflection
 from lgsp.registry.api.base import caller_of
+from lgsp.registry.store import Write
 from tests.contract.registry.stage import ADDRESS, CONSUMER, OPERATOR, PROVIDER, SERVICE, refused
 
 STATUS = health_pb2.HealthCheckResponse
@@ -268,8 +269,11 @@ async def test_the_gateway_itself_has_the_empty_name(stage):
 
 
 async def test_an_http_system_behind_the_gateway_is_unknown(stage, api):
-    api.servicer.development = True  # elsewhere nothing on this machine's loopback is a legacy system
-    await api.publish(rest=registry_pb2.RestUpstream(base_url="https://127.0.0.1:1/"))
+    rest = registry_pb2.RestUpstream(base_url="https://land.hanoi.gov.vn")
+    service = registry_pb2.Service(
+        name=SERVICE, provider=PROVIDER, rest=rest, lifecycle=registry_pb2.LIFECYCLE_PUBLISHED, version=1
+    )
+    await api.store.write([Write("service", SERVICE, service, 0)], operation_id="rest", actor=OPERATOR)
     assert await stage.health()(SERVICE) == STATUS.UNKNOWN
 
 

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Agency, Grant
+from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Agency, Grant, Record
+from lgsp.registry import schema
 from lgsp.registry.store import Store, Write
 from tests.support.nats_server import running_nats, until
 
@@ -176,6 +177,7 @@ async def test_while_a_replaced_stream_is_read_the_store_is_not_synced(server):
     async with following(server) as (store, _):
         told: list[tuple[str, bool]] = []
         store.listen(lambda changes: told.extend((change.key, store.synced.is_set()) for change in changes))
+        await asyncio.wait_for(store.synced.wait(), 10)
         await put(store, agency(1))
         await asyncio.to_thread(server.kill)
         server.forget()
@@ -206,3 +208,132 @@ async def test_indexes_follow_the_records(server):
         await put(store, Write("grant", "g", moved, revision))
         assert store.state.grants_by_service("x.v1.A") == []
         assert [e.record.grant.id for e in store.state.grants_by_service("x.v1.B")] == ["g"]
+
+
+async def raw(server, subject: str, data: bytes, **headers: str) -> None:
+    nc = await server.connect()
+    try:
+        await nc.request(subject, data, headers=headers or None)
+    finally:
+        await nc.close()
+
+
+def newer(number: int) -> bytes:
+    return Record(schema=schema.CURRENT + 1, agency=Agency(id=f"H26.{number}")).SerializeToString()
+
+
+async def test_what_is_written_carries_the_version_and_older_records_come_up(server):
+    old = Record(operation_id="old", grant=Grant(id="g", consumer="H26/a", service="x.v1.A", methods=["*"]))
+    async with following(server) as (store, _):
+        await asyncio.wait_for(store.synced.wait(), 10)
+        await raw(server, "registry.grant.g", old.SerializeToString())
+        await put(store, agency(1))
+        assert store.state.get("agency", "H26.1").record.schema == schema.CURRENT
+        grant = store.state.get("grant", "g").record
+        assert (grant.schema, grant.grant.state) == (schema.CURRENT, GRANT_STATE_ACTIVE)
+
+
+async def test_a_newer_record_is_held_and_its_key_takes_no_write(server, tmp_path):
+    path, reports = tmp_path / "registry.snapshot", []
+    async with following(server, path) as (store, changes):
+        store.held.report = reports.append
+        (first,) = await put(store, agency(1))
+        await raw(server, "registry.agency.H26=2E1", newer(1))
+        await until(lambda: store.held.count == 1)
+        # What was known goes on; other keys are followed and written.
+        assert store.state.get("agency", "H26.1").revision == first
+        with pytest.raises(BusError) as caught:
+            await put(store, agency(1, first + 1))
+        assert reason(caught) == "REGISTRY_UNAVAILABLE"
+        assert f"schema version {schema.CURRENT + 1}" in caught.value.detail
+        await put(store, agency(2))
+        assert [change.key for change in changes] == ["H26.1", "H26.2"]
+        assert reports == [store.held.last]
+        assert "agency H26.1, revision 2" in reports[0]
+    # A restart does not forget it: there is no copy on disk that would hide it.
+    async with following(server, path) as (store, _):
+        await asyncio.wait_for(store.synced.wait(), 10)
+        assert (store.held.count, store.held.keys) == (1, 1)
+        # Somebody writes the key in a form that is known here: it is followed again.
+        await raw(server, "registry.agency.H26=2E1", Record(agency=Agency(id="H26.1", act="x")).SerializeToString())
+        await until(lambda: not store.held.keys)
+        assert store.state.get("agency", "H26.1").record.agency.act == "x"
+        await put(store, agency(1, store.state.get("agency", "H26.1").revision))
+
+
+@pytest.mark.parametrize(
+    ("subject", "data", "keys"),
+    [
+        ("registry.agency.H26=2E9", b"\xff\xff\xff", 1),
+        ("registry.agency.H26=2E9", b"", 1),
+        ("registry.agency", b"x", 0),
+        ("registry.agency.a.b", b"x", 0),
+        ("registry.agency.=FF=FE", b"x", 0),
+        ("registry.wish.w", Record(agency=Agency(id="H26.9")).SerializeToString(), 1),
+        ("registry.agency.H26=2E9", Record(grant=Grant(id="g")).SerializeToString(), 1),
+    ],
+)
+async def test_a_message_that_is_no_record_stops_nobody_and_is_counted(server, subject, data, keys):
+    async with following(server) as (store, changes):
+        await put(store, agency(1))
+        await raw(server, subject, data)
+        await put(store, agency(2))
+        assert [change.key for change in changes] == ["H26.1", "H26.2"]
+        assert (store.held.count, store.held.keys) == (1, keys)
+
+
+async def test_a_batch_with_a_newer_record_is_held_whole(server):
+    async with following(server) as (store, changes):
+        await put(store, agency(1))
+        nc = await server.connect()
+        batch = {"Nats-Batch-Id": uuid.uuid4().hex}
+        fine = Record(agency=Agency(id="H26.2")).SerializeToString()
+        await nc.publish("registry.agency.H26=2E2", fine, headers=batch | {"Nats-Batch-Sequence": "1"})
+        end = batch | {"Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}
+        await nc.request("registry.agency.H26=2E3", newer(3), headers=end)
+        await nc.close()
+        await put(store, agency(4))
+        assert [change.key for change in changes] == ["H26.1", "H26.4"]
+        assert store.held.keys == 2
+        with pytest.raises(BusError) as caught:
+            await put(store, agency(2, 2))
+        assert reason(caught) == "REGISTRY_UNAVAILABLE"
+
+
+async def test_a_write_that_was_made_and_replaced_since_is_no_conflict(server):
+    """The outcome of the first try was unknown; somebody replaced the record before the second."""
+    async with following(server) as (store, _):
+        (first,) = await put(store, agency(1), operation="mine")
+        await put(store, agency(1, first, "other"))
+        nc = store._nc
+        found = await store._ours_already(nc, [agency(1)], "mine", "REGISTRY")
+        assert found == [first]
+        with pytest.raises(BusError) as caught:
+            await store._ours_already(nc, [agency(1)], "yours", "REGISTRY")
+        assert reason(caught) == "REVISION_CONFLICT"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_follower_ends_when_it_is_cancelled_while_a_message_arrives(server, turns):
+    """`asyncio.wait_for` of Python 3.11 drops a cancellation that comes some turns of the loop after a message."""
+    loop = asyncio.get_running_loop()
+    async with following(server) as (writer, _):
+        await put(writer, agency(0))
+        store = Store(server.connect, None, "n2")
+        task = asyncio.create_task(store.run())
+        await asyncio.wait_for(store.synced.wait(), 10)
+        (queue,) = [each._pending_queue for each in store._nc._subs.values() if each._cb is None]
+        arrive = queue.put_nowait
+
+        def cancel(left: int) -> None:
+            loop.call_soon(cancel, left - 1) if left else task.cancel()
+
+        def arrives(message) -> None:
+            arrive(message)
+            cancel(turns)
+
+        queue.put_nowait = arrives
+        await put(writer, agency(1))
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done, "the follower goes on though it was cancelled"
+        assert task.cancelled()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.api.registry.v1.registry_pb2 import Grant, NodeKey, Service, System, TokenRevocation
+from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Grant, NodeKey, Service, System, TokenRevocation
 from lgsp.gateway import compiler
 from lgsp.gateway.rights import Right
 from tests.support.edge import CONTRACT, SERVICE
@@ -40,13 +40,18 @@ def test_nobody_is_the_default():
 
 
 def test_a_grant_opens_its_methods_only():
-    got = consumers(Grant(consumer="H26/a", methods=["GetWard"]), Grant(consumer="H26/b", methods=["*"]))
+    got = consumers(
+        Grant(consumer="H26/a", methods=["GetWard"], state=GRANT_STATE_ACTIVE),
+        Grant(consumer="H26/b", methods=["*"], state=GRANT_STATE_ACTIVE),
+    )
     assert got["GetWard"] == {"H26/a", "H26/b"}
     assert got["GetProvince"] == {"H26/b"}
 
 
 def test_a_grant_that_is_for_nobody_opens_nothing():
-    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [Right(Grant(methods=["*"]), frozenset())], [], NOW)
+    made = compiler.service_policy(
+        Service(name=SERVICE), CONTRACT, [Right(Grant(methods=["*"], state=GRANT_STATE_ACTIVE), frozenset())], [], NOW
+    )
     assert not any(method.consumers or method.everyone for method in made.methods)
 
 
@@ -57,7 +62,7 @@ def test_only_an_approved_grant_holds(state):
 
 @given(begin=st.none() | st.integers(-5, 5), end=st.none() | st.integers(-5, 5), revoked=st.booleans())
 def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked):
-    grant = Grant(consumer="H26/a", methods=["*"])
+    grant = Grant(consumer="H26/a", methods=["*"], state=GRANT_STATE_ACTIVE)
     if begin is not None:
         grant.not_before.CopyFrom(stamp(begin))
     if end is not None:

@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Grant
 from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Limit
 
@@ -28,7 +28,7 @@ ANSWER, LOOP = POOL.FindMessageTypeByName("r.Answer"), POOL.FindMessageTypeByNam
 
 
 def right(*systems: str, exhausted: bool = False, **terms: object) -> Right:
-    return Right(Grant(**({"methods": ["*"]} | terms)), frozenset(systems), exhausted)
+    return Right(Grant(**({"methods": ["*"], "state": GRANT_STATE_ACTIVE} | terms)), frozenset(systems), exhausted)
 
 
 def seen(*paths: str) -> dict:

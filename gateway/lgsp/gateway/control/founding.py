@@ -15,7 +15,15 @@ from google.protobuf.message import Message
 from lgsp.api.catalogue.v1 import catalogue_pb2
 from lgsp.api.node.v1 import node_pb2
 from lgsp.api.registry.v1 import registry_pb2
-from lgsp.api.registry.v1.registry_pb2 import Agency, Grant, Names, Service, System
+from lgsp.api.registry.v1.registry_pb2 import (
+    GRANT_STATE_ACTIVE,
+    LIFECYCLE_PUBLISHED,
+    Agency,
+    Grant,
+    Names,
+    Service,
+    System,
+)
 from lgsp.gateway.control import standard
 from lgsp.registry.grants import EVERYONE
 from lgsp.registry.state import State
@@ -90,10 +98,20 @@ def missing(state: State, records: list[tuple[str, str, Message]]) -> list[Write
 def _grant(service: str, operator: str) -> Grant:
     if service in OPEN:
         identifier = f"{EVERYONE}-{service.lower().replace('.', '-')}"
-        return Grant(id=identifier, group=EVERYONE, service=service, methods=["*"])
-    return Grant(id=f"operator-{service.rsplit('.', 1)[1].lower()}", consumer=operator, service=service, methods=["*"])
+        made = Grant(id=identifier, group=EVERYONE)
+    else:
+        made = Grant(id=f"operator-{service.rsplit('.', 1)[1].lower()}", consumer=operator)
+    made.MergeFrom(Grant(service=service, methods=["*"], state=GRANT_STATE_ACTIVE))
+    return made
 
 
 def _service(name: str, provider: str, contract: bytes) -> Service:
     digest = hashlib.sha256(contract).hexdigest()
-    return Service(name=name, names=_NAMES[name], provider=provider, contract_digest=digest)
+    return Service(
+        name=name,
+        names=_NAMES[name],
+        provider=provider,
+        contract_digest=digest,
+        lifecycle=LIFECYCLE_PUBLISHED,
+        version=1,
+    )

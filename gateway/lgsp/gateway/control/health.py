@@ -16,7 +16,7 @@ from lgsp.api.errors import BusError
 from lgsp.gateway.control.standard import HEALTH
 from lgsp.registry.api.base import Context
 from lgsp.registry.catalogue.rights import visible
-from lgsp.registry.lifecycle import CARRIED, lifecycle_of
+from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State
 
 _R: Final = pb.HealthCheckResponse
@@ -35,7 +35,7 @@ class Instances:
     def status(self, name: str) -> Any:
         """UNKNOWN where nobody beats: an HTTP system behind the gateway has no lease."""
         entry = self._state.get("service", name)
-        if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
+        if entry is None or entry.record.service.lifecycle not in CARRIED:
             return _R.NOT_SERVING
         if name in self._own:
             return _R.SERVING

@@ -107,6 +107,7 @@ class Control:
         self._from_disk = False
         self._live: set[str] = set()
         self._rotating = asyncio.Lock()
+        self._replaced = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until cancelled; everything is closed behind it."""
@@ -119,6 +120,8 @@ class Control:
         self._follow_quotas(Change("grant", key, each, None) for key, each in self.store.state.all("grant").items())
         self.store.on_leases(self._take_leases)
         self.store.on_outage_over(self.leases.forgive)
+        self.store.on_replaced(self._note_replaced)
+        self.store.held.report = lambda detail: log.error("registry record held", detail=detail)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(_served(str(self.settings.ads_socket), [self.ads.handler()]))
             await stack.enter_async_context(_served(str(self.settings.api_socket), [], self._add_apis))
@@ -126,6 +129,7 @@ class Control:
                 for each in (self._serve_oauth(), self.store.run(), self._publish(), self._watch_leases()):
                     group.create_task(each)
                 group.create_task(self._rotate_daily())
+                group.create_task(self._join_replaced())
                 group.create_task(self._write_copy())
                 group.create_task(self._watch_credentials())
                 group.create_task(self.usage.run())
@@ -206,13 +210,35 @@ class Control:
 
     async def _publish(self) -> None:
         await self.store.synced.wait()
-        await self._found()
-        async with self._rotating:
-            await self.keys.start(lambda kid: self.store.state.get("node_key", kid) is not None)
+        await self._join()
         await self.publisher.publish()
         # A city is millions of objects that stay: looking through them for garbage would halt every call of the APIs.
         gc.freeze()
         await self.publisher.run(self.store.synced)
+
+    async def _join(self) -> None:
+        """Make sure that the registry has what every node needs there, and this node's token key."""
+        await self._found()
+        async with self._rotating:
+            await self.keys.start(lambda kid: self.store.state.get("node_key", kid) is not None)
+
+    def _note_replaced(self) -> None:
+        self.publisher.forget_revision()
+        self._replaced.set()
+
+    async def _join_replaced(self) -> None:
+        """A restored or replaced registry may know neither; what fails is tried again, for as long as it takes."""
+        while True:
+            await self._replaced.wait()
+            self._replaced.clear()
+            await self.store.synced.wait()
+            try:
+                await self._join()
+                log.info("joined another registry", incarnation=self.store.incarnation)
+            except BusError as error:
+                log.error("another registry not joined", reason=error.reason.name, detail=error.detail)
+                self._replaced.set()
+                await asyncio.sleep(1.0)
 
     async def _found(self) -> None:
         """Write what every registry starts with, and refresh the platform's contracts after an upgrade."""
@@ -393,6 +419,9 @@ class Control:
         status.node, status.token_kid = self.settings.node, self.keys.kid
         status.registry_connected = self.store.connected
         status.registry_revision = self.store.state.revision
+        held = self.store.held
+        status.registry_unreadable, status.registry_unreadable_last = held.count, held.last[:500]
+        status.registry_held_keys, status.registry_frozen = held.keys, self.store.frozen
         status.serving_from_disk = self._from_disk and not self.publisher.ready
         for key, entry in self.store.state.all("endpoint").items():
             if not entry.record.endpoint.HasField("ended_at"):

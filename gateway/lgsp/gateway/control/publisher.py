@@ -25,7 +25,7 @@ from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET
 from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
-from lgsp.registry.lifecycle import CARRIED, lifecycle_of
+from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
@@ -71,7 +71,7 @@ class Publisher:
         self._trust_touched = True
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
-        self._revision = -1
+        self._revision, self._registry = -1, 0
         self.ready = False
         self._calendar = Calendar()
 
@@ -89,6 +89,11 @@ class Publisher:
                     self._touched.update(_services(change.kind, entry.record))
             if change.kind == "grant" and change.entry is not None:
                 self._note_dates(change.entry.record.grant)
+        self._wake.set()
+
+    def forget_revision(self) -> None:
+        """Another registry counts its revisions anew."""
+        self._revision, self._registry = -1, self._registry + 1
         self._wake.set()
 
     def _note_dates(self, grant: Grant) -> None:
@@ -109,7 +114,7 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
-        revision, first = self._state.revision, not self.ready
+        revision, registry, first = self._state.revision, self._registry, not self.ready
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
         upserts: list[Resource] = self._trust() if self._trust_touched or first else []
@@ -135,7 +140,9 @@ class Publisher:
         if first:
             self._withdraw_unknown(upserts, removals, failed)
         self._ads.update(upserts, removals)
-        self.ready, self._revision = True, revision
+        self.ready = True
+        if registry == self._registry:
+            self._revision = revision
         async with self._published:
             self._published.notify_all()
 
@@ -189,7 +196,7 @@ class Publisher:
     async def _fetch(self, services: Iterable[str]) -> dict[str, bytes | BusError]:
         """The contracts of services by digest, or why one is not to be had."""
         found = (entry.record.service for name in services if (entry := self._state.get("service", name)))
-        digests = list({each.contract_digest for each in found if lifecycle_of(each) in CARRIED})
+        digests = list({each.contract_digest for each in found if each.lifecycle in CARRIED})
         fetched: dict[str, bytes | BusError] = {}
 
         async def fetch(digest: str) -> None:
@@ -206,7 +213,7 @@ class Publisher:
     ) -> tuple[list[Resource], list[tuple[str, str]] | None]:
         entry = self._state.get("service", name)
         self._secret_of.pop(name, None)
-        if entry is None or lifecycle_of(entry.record.service) not in CARRIED:
+        if entry is None or entry.record.service.lifecycle not in CARRIED:
             return [], [(type_url, name) for type_url in (SCOPE, ROUTES, ENDPOINTS, CLUSTER)]
         service = entry.record.service
         contract = contracts.get(service.contract_digest)

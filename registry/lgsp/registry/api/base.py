@@ -16,7 +16,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers
 from lgsp.registry.agencies import has_ended
 from lgsp.registry.leases import Leases
-from lgsp.registry.lifecycle import RETIRED, lifecycle_of
+from lgsp.registry.lifecycle import RETIRED
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Store, Write
 
@@ -90,7 +90,7 @@ class Part:
 
     def need_active_service(self, name: str) -> pb.Service:
         service = self.need("service", name).record.service
-        if lifecycle_of(service) == RETIRED:
+        if service.lifecycle == RETIRED:
             raise BusError("NOT_REGISTERED", f"the service {name} was retired")
         return service
 

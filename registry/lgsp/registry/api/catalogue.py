@@ -20,14 +20,14 @@ from lgsp.api.registry.v1 import registry_pb2
 from lgsp.api.registry.v1.registry_pb2 import Grant, Names, Service
 from lgsp.registry import paging
 from lgsp.registry.api.base import Context, copied
-from lgsp.registry.api.services import Services, version_key
+from lgsp.registry.api.publishing import version_key
+from lgsp.registry.api.services import Services
 from lgsp.registry.catalogue import describing, documents, rights
 from lgsp.registry.catalogue.comments import first_sentence
 from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.catalogue.openapi import Purposes
 from lgsp.registry.catalogue.public import public_contract
 from lgsp.registry.grants import EVERYONE, holds
-from lgsp.registry.lifecycle import lifecycle_of, version_of
 
 MAX_QUERY: Final = 200
 MAX_VERSIONS: Final = 100
@@ -77,7 +77,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
             return (
                 service is not None
                 and rights.visible(service, caller, operator=operator)
-                and (not request.lifecycle or lifecycle_of(service) == request.lifecycle)
+                and (not request.lifecycle or service.lifecycle == request.lifecycle)
                 and (not request.classification or service.classification == request.classification)
                 and (not agency or agency in (self._state.agency_of(service.provider), service.owner))
                 and (not request.usable or name in usable)
@@ -94,9 +94,9 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
             provider=service.provider,
             agency=agency,
             agency_names=names,
-            lifecycle=lifecycle_of(service),
+            lifecycle=service.lifecycle,
             classification=service.classification,
-            version=version_of(service),
+            version=service.version,
             description=first_sentence(self._directory.description(name)),
             usable=name in usable,
         )
@@ -111,7 +111,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         told = copied(service)
         # How the gateway reaches a provider is between the two.
         told.ClearField("rest")
-        told.lifecycle, told.version = lifecycle_of(service), version_of(service)
+        told.lifecycle, told.version = service.lifecycle, service.version
         return pb.DescribeResponse(
             service=told,
             agency=agency,
@@ -141,7 +141,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         return httpbody_pb2.HttpBody(content_type=content_type, data=data)
 
     def _versions(self, service: Service) -> list[registry_pb2.ServiceVersion]:
-        numbers = range(version_of(service), max(0, version_of(service) - MAX_VERSIONS), -1)
+        numbers = range(service.version, max(0, service.version - MAX_VERSIONS), -1)
         found = (self._state.get("service_version", version_key(service.name, number)) for number in numbers)
         return [entry.record.service_version for entry in found if entry is not None]
 
@@ -219,7 +219,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
             service=name,
             names=service.names,
             method=method,
-            lifecycle=lifecycle_of(service),
+            lifecycle=service.lifecycle,
             purpose_required=rights.purpose_required(terms),
             terms=terms,
         )

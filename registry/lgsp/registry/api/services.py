@@ -1,58 +1,18 @@
-"""Services over their life: draft, published in numbered versions, deprecated, retired; contracts are immutable."""
+"""Services over their life: read, checked, deprecated, retired. Publishing is in publishing.py."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable
-from typing import Any, Final
-
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.registry import compatibility, contracts, identifiers, paging, upstreams
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
-from lgsp.registry.grants import IN_FORCE
-from lgsp.registry.lifecycle import (
-    DEPRECATED,
-    DRAFT,
-    PUBLISHED,
-    RETIRED,
-    check_attributes,
-    lifecycle_of,
-    need_step,
-    version_of,
-)
+from lgsp.registry import compatibility, contracts, paging
+from lgsp.registry.api.base import EFFECTIVE_S, Context, copied, now, repeated
+from lgsp.registry.api.publishing import Publishing, own_files, version_key
+from lgsp.registry.lifecycle import DEPRECATED, RETIRED, need_step
 from lgsp.registry.state import Entry
-from lgsp.registry.store import Write
-
-Uses = Callable[[str], list[pb.Use]]
-_RESOLVE_S: Final = 3.0
 
 
-class Services(Part):
-    """The methods about services."""
-
-    async def PublishService(self, request: pb.PublishServiceRequest, context: Context) -> pb.PublishServiceResponse:
-        caller, service = self.caller(context), _wished(request.service)
-        identifiers.check_service(service.name)
-        entry = self._own_or_new(caller, service)
-        contract = contracts.load_contract(request.contract, service.name)
-        advice = await compatibility.advice(request.contract, _own_files(contract, service.name))
-        if entry is not None and repeated(entry, caller, request.operation_id):
-            return pb.PublishServiceResponse(service=entry.record.service, revision=entry.revision, advice=advice)
-        known = entry.record.service if entry is not None else None
-        need_step("draft" if request.draft else "publish", known)
-        check_attributes(service, contract)
-        await self._need_upstream(service, contract)
-        self._need_people(service)
-        broken = [] if request.draft else await self._need_compatible(known, request)
-        service.contract_digest = await self.store.put_contract(request.contract)
-        self._take_up(service, known, draft=request.draft)
-        revision = entry.revision if entry is not None else 0
-        if service != known:
-            revision = await self._write_version(service, entry, request, caller, broken)
-        await self.effective(revision, EFFECTIVE_S)
-        return pb.PublishServiceResponse(service=service, revision=revision, advice=advice, breaking=broken)
+class Services(Publishing):
+    """The methods about services, besides publishing."""
 
     async def DeprecateService(
         self, request: pb.DeprecateServiceRequest, context: Context
@@ -66,7 +26,6 @@ class Services(Part):
             if request.replaced_by:
                 self.need_active_service(request.replaced_by)
             service.lifecycle, service.replaced_by = DEPRECATED, request.replaced_by
-            service.version = version_of(service)
             if not service.HasField("deprecated_at"):
                 service.deprecated_at.CopyFrom(now())
             service.ClearField("sunset_at")
@@ -112,7 +71,7 @@ class Services(Part):
         self.caller(context)
         broken, methods = await self.broken_by(request.service, request.contract)
         contract = contracts.load_contract(request.contract, request.service)
-        advice = await compatibility.advice(request.contract, _own_files(contract, request.service))
+        advice = await compatibility.advice(request.contract, own_files(contract, request.service))
         return pb.CheckContractResponse(
             breaking=broken, advice=advice, affected=self.affected(request.service, methods)
         )
@@ -133,125 +92,7 @@ class Services(Part):
             digest = found.record.service_version.contract_digest
         return pb.GetContractResponse(contract=await self.store.get_contract(digest), digest=digest)
 
-    # --- publishing --------------------------------------------------------------------------------------------------
-
-    def _own_or_new(self, caller: str, service: pb.Service) -> Entry | None:
-        """The service as it is, when the caller may publish it."""
-        if not self.operators(caller) and service.provider != caller:
-            raise BusError("NOT_OWNER", f"{caller} cannot publish for {service.provider[:64]}")
-        self.need_active_system(service.provider)
-        entry = self.state.get("service", service.name)
-        if entry is not None and entry.record.service.provider != service.provider:
-            raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{service.name} belongs to {entry.record.service.provider}")
-        return entry
-
     def _owned(self, name: str, context: Context) -> tuple[str, Entry]:
         caller, entry = self.caller(context), self.need("service", name)
         self.need_owner(caller, entry.record.service.provider)
         return caller, entry
-
-    def _need_people(self, service: pb.Service) -> None:
-        if service.owner:
-            service.owner = self.need_active_agency(service.owner).id
-        for steward in service.stewards:
-            self.need_active_system(steward)
-
-    async def _need_upstream(self, service: pb.Service, contract: contracts.Contract) -> None:
-        """A legacy system is one that every gateway may call, as far as this node can tell."""
-        if not service.HasField("rest"):
-            return
-        policy: dict[str, Any] = {"endpoint_policy": self.endpoint_policy, "development": self.development}
-        url = upstreams.check_upstream(service.rest, contract, service.name, **policy)
-        for address in [] if url.is_ip else await _resolved(url.host):
-            upstreams.check_address(url, address, **policy)
-
-    async def _need_compatible(self, known: pb.Service | None, request: pb.PublishServiceRequest) -> list[pb.Finding]:
-        """What the contract breaks, when an override lets it; CONTRACT_INCOMPATIBLE otherwise."""
-        if known is None or not version_of(known):
-            return []
-        before = await self.store.get_contract(known.contract_digest)
-        broken = [] if before == request.contract else await compatibility.breaking(request.contract, before)
-        if broken and not request.override_reason.strip():
-            methods = compatibility.touched_methods(contracts.load_contract(before), known.name, broken)
-            used = sorted({use.consumer for use in self.affected(known.name, methods)})
-            who = f" Used by {', '.join(used[:10])}." if used else " No consumer uses what it breaks."
-            raise BusError("CONTRACT_INCOMPATIBLE", compatibility.in_words(broken) + "." + who)
-        return broken
-
-    def _take_up(self, service: pb.Service, known: pb.Service | None, *, draft: bool) -> None:
-        """The place in life and the version that the service has from now on."""
-        if known is not None and lifecycle_of(known) == DEPRECATED:
-            service.lifecycle, service.replaced_by = DEPRECATED, known.replaced_by
-            for name in ("deprecated_at", "sunset_at"):
-                if getattr(known, name).ByteSize():
-                    getattr(service, name).CopyFrom(getattr(known, name))
-        else:
-            service.lifecycle = DRAFT if draft else PUBLISHED
-        number = version_of(known) if known is not None else 0
-        fresh = known is None or not number or service.contract_digest != known.contract_digest
-        service.version = number if draft else number + fresh
-
-    async def _write_version(
-        self,
-        service: pb.Service,
-        entry: Entry | None,
-        request: pb.PublishServiceRequest,
-        caller: str,
-        broken: list[pb.Finding],
-    ) -> int:
-        """The service, and with it the version that it has now: both or neither."""
-        writes = []
-        key = version_key(service.name, service.version)
-        if service.version and self.state.get("service_version", key) is None:
-            version = pb.ServiceVersion(
-                service=service.name,
-                number=service.version,
-                contract_digest=service.contract_digest,
-                published_by=caller,
-                override_reason=request.override_reason[:500] if broken else "",
-                breaking=broken,
-            )
-            version.published_at.CopyFrom(now())
-            writes.append(Write("service_version", key, version, 0))
-        writes.append(Write("service", service.name, service, entry.revision if entry is not None else 0))
-        return max(await self.write_all(writes, request.operation_id, caller))
-
-    def affected(self, service: str, methods: set[str]) -> list[pb.Use]:
-        """Who may use the methods or did: from grants, with the calls on record."""
-        found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
-        for entry in self.state.grants_by_service(service):
-            grant = entry.record.grant
-            if grant.state in IN_FORCE and not grant.HasField("revoked_at"):
-                for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
-                    for system in self.state.members(grant):
-                        found.setdefault((system, method), pb.Use(consumer=system, method=method))
-        return [found[key] for key in sorted(found)][:1000]
-
-
-async def _resolved(host: str) -> list[str]:
-    """The addresses of a DNS name; ENDPOINT_REFUSED when it has none here."""
-    try:
-        async with asyncio.timeout(_RESOLVE_S):
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
-        raise BusError("ENDPOINT_REFUSED", f"{host[:64]} does not resolve on this node") from None
-    return sorted({str(each[4][0]) for each in found})
-
-
-def version_key(service: str, number: int) -> str:
-    """The key of a version's record."""
-    return f"{service}@{number}"
-
-
-def _wished(service: pb.Service) -> pb.Service:
-    """What a publisher may say; its place in life is the registry's."""
-    made = copied(service)
-    for name in ("retired_at", "lifecycle", "version", "deprecated_at", "sunset_at", "replaced_by", "contract_digest"):
-        made.ClearField(name)
-    return made
-
-
-def _own_files(contract: contracts.Contract, service: str) -> list[str]:
-    """The files of the service's package."""
-    package = service.rpartition(".")[0]
-    return [name for name in contract.files if contract.pool.FindFileByName(name).package == package]

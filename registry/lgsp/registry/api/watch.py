@@ -68,8 +68,8 @@ class _Watcher:
         self._behind = False
 
     def note(self, changes: list[Change]) -> None:
-        """From the store: what was written together, or that everything is gone."""
-        if self._queue.qsize() >= _QUEUE or any(change.entry is None for change in changes):
+        """From the store: what was written together, or how another registry differs."""
+        if self._queue.qsize() >= _QUEUE or self._incarnation != self._part.store.incarnation:
             self._behind = True
         if not self._behind or self._queue.empty():
             self._queue.put_nowait((self._part.state.revision, changes))

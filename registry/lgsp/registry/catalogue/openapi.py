@@ -24,7 +24,7 @@ from lgsp.registry.catalogue.rules import Binding, bindings
 from lgsp.registry.catalogue.schemas import Schema, Schemas, is_textual
 from lgsp.registry.contracts import load_contract
 from lgsp.registry.grants import GUARDED
-from lgsp.registry.lifecycle import DEPRECATED, lifecycle_of, version_of
+from lgsp.registry.lifecycle import DEPRECATED
 
 VERSION: Final = "3.1.0"
 VERBS: Final = frozenset({"GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"})
@@ -78,7 +78,7 @@ def document(contract: bytes, service: Service, base_url: str, purposes: Mapping
 def _info(service: Service, description: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "title": service.names.en or service.names.vi or service.name,
-        "version": str(version_of(service)),
+        "version": str(service.version),
         "x-lgsp-names": {"vi": service.names.vi, "en": service.names.en},
         "x-lgsp-service": service.name,
         "x-lgsp-provider": service.provider,
@@ -122,7 +122,7 @@ def _operation(written: _Written, method: MethodDescriptor, binding: Binding, sl
     made["responses"] = {"200": _answer(written.schemas, method, binding)} | {
         status: {"$ref": f"#/components/responses/{name}"} for status, name in _REFUSALS.items()
     }
-    if method.GetOptions().deprecated or lifecycle_of(service) == DEPRECATED:
+    if method.GetOptions().deprecated or service.lifecycle == DEPRECATED:
         made["deprecated"] = True
     repeatable = method.GetOptions().idempotency_level in REPEATABLE or method.name in service.idempotent_methods
     return made | {"x-lgsp-method": method.full_name, "x-lgsp-idempotent": repeatable}

@@ -9,7 +9,7 @@ from typing import Final
 from lgsp.api.catalogue.v1 import catalogue_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.registry.grants import EVERY_METHOD, EVERYONE, holds
-from lgsp.registry.lifecycle import CARRIED, lifecycle_of
+from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State, subject_of
 
 EXPIRING: Final = timedelta(days=30)
@@ -22,7 +22,7 @@ def decides(service: Service, system: str) -> bool:
 
 def visible(service: Service, system: str, *, operator: bool) -> bool:
     """Services that carry calls are for all to see; drafts and retired ones for those who own or operate them."""
-    return lifecycle_of(service) in CARRIED or operator or decides(service, system)
+    return service.lifecycle in CARRIED or operator or decides(service, system)
 
 
 def grants_in_force(state: State, system: str, now: datetime) -> list[Grant]:
@@ -77,4 +77,4 @@ def _terms(grant: Grant, method: str, now: datetime, exhausted: bool) -> pb.Term
 
 def _carried(state: State, service: str) -> bool:
     entry = state.get("service", service)
-    return entry is not None and lifecycle_of(entry.record.service) in CARRIED
+    return entry is not None and entry.record.service.lifecycle in CARRIED

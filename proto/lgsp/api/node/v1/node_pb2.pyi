@@ -48,6 +48,10 @@ class GetStatusResponse(_message.Message):
     LIVE_ENDPOINTS_FIELD_NUMBER: _builtins.int
     EXPIRED_ENDPOINTS_FIELD_NUMBER: _builtins.int
     TOKEN_KID_FIELD_NUMBER: _builtins.int
+    REGISTRY_UNREADABLE_FIELD_NUMBER: _builtins.int
+    REGISTRY_UNREADABLE_LAST_FIELD_NUMBER: _builtins.int
+    REGISTRY_HELD_KEYS_FIELD_NUMBER: _builtins.int
+    REGISTRY_FROZEN_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     registry_connected: _builtins.bool
     """True while the registry's stream is being followed."""
@@ -58,6 +62,13 @@ class GetStatusResponse(_message.Message):
     live_endpoints: _builtins.int
     expired_endpoints: _builtins.int
     token_kid: _builtins.str
+    registry_unreadable: _builtins.int
+    """Messages of the registry that this release could not read since it started, and what the last one was."""
+    registry_unreadable_last: _builtins.str
+    registry_held_keys: _builtins.int
+    """Keys that therefore keep their last readable record and take no write here."""
+    registry_frozen: _builtins.bool
+    """True while the registry takes no writes because a restore was begun and not ended."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -79,10 +90,14 @@ class GetStatusResponse(_message.Message):
         live_endpoints: _builtins.int = ...,
         expired_endpoints: _builtins.int = ...,
         token_kid: _builtins.str = ...,
+        registry_unreadable: _builtins.int = ...,
+        registry_unreadable_last: _builtins.str = ...,
+        registry_held_keys: _builtins.int = ...,
+        registry_frozen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_endpoints", b"expired_endpoints", "live_endpoints", b"live_endpoints", "nacks", b"nacks", "node", b"node", "proxies", b"proxies", "registry_connected", b"registry_connected", "registry_revision", b"registry_revision", "serving_from_disk", b"serving_from_disk", "time", b"time", "token_kid", b"token_kid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_endpoints", b"expired_endpoints", "live_endpoints", b"live_endpoints", "nacks", b"nacks", "node", b"node", "proxies", b"proxies", "registry_connected", b"registry_connected", "registry_frozen", b"registry_frozen", "registry_held_keys", b"registry_held_keys", "registry_revision", b"registry_revision", "registry_unreadable", b"registry_unreadable", "registry_unreadable_last", b"registry_unreadable_last", "serving_from_disk", b"serving_from_disk", "time", b"time", "token_kid", b"token_kid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1660,6 +1660,96 @@ class PublishServiceResponse(_message.Message):
 Global___PublishServiceResponse: _TypeAlias = PublishServiceResponse  # noqa: Y015
 
 @_typing.final
+class PublishServicesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTRACTS_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    @_builtins.property
+    def contracts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Serialized FileDescriptorSets, imports included, 4 MiB each; the request as a whole has at most 8 MiB."""
+
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceToPublish]:
+        """At most 200, each once."""
+
+    def __init__(
+        self,
+        *,
+        contracts: _abc.Iterable[_builtins.bytes] | None = ...,
+        services: _abc.Iterable[Global___ServiceToPublish] | None = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contracts", b"contracts", "operation_id", b"operation_id", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishServicesRequest: _TypeAlias = PublishServicesRequest  # noqa: Y015
+
+@_typing.final
+class ServiceToPublish(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONTRACT_FIELD_NUMBER: _builtins.int
+    OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
+    contract: _builtins.int
+    """Place of its contract in `contracts`, from 0; several services may share one."""
+    override_reason: _builtins.str
+    """As in PublishServiceRequest."""
+    draft: _builtins.bool
+    @_builtins.property
+    def service(self) -> Global___Service: ...
+    def __init__(
+        self,
+        *,
+        service: Global___Service | None = ...,
+        contract: _builtins.int = ...,
+        override_reason: _builtins.str = ...,
+        draft: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "draft", b"draft", "override_reason", b"override_reason", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceToPublish: _TypeAlias = ServiceToPublish  # noqa: Y015
+
+@_typing.final
+class PublishServicesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    effective: _builtins.bool
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishServiceResponse]:
+        """In the order of the request. Advice about a file is told once, with the first service of it."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___PublishServiceResponse] | None = ...,
+        revision: _builtins.int = ...,
+        effective: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "revision", b"revision", "services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishServicesResponse: _TypeAlias = PublishServicesResponse  # noqa: Y015
+
+@_typing.final
 class DeprecateServiceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -90,6 +90,11 @@ class RegistryServiceStub:
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceResponse.FromString,
                 _registered_method=True)
+        self.PublishServices = channel.unary_unary(
+                '/lgsp.api.registry.v1.RegistryService/PublishServices',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesResponse.FromString,
+                _registered_method=True)
         self.GetService = channel.unary_unary(
                 '/lgsp.api.registry.v1.RegistryService/GetService',
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetServiceRequest.SerializeToString,
@@ -274,6 +279,13 @@ class RegistryServiceServicer:
 
     def PublishService(self, request, context):
         """Services. A provider publishes only in its own name; an operator in any.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishServices(self, request, context):
+        """Many services by one change: all of them or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -477,6 +489,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.PublishService,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceResponse.SerializeToString,
+            ),
+            'PublishServices': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishServices,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesResponse.SerializeToString,
             ),
             'GetService': grpc.unary_unary_rpc_method_handler(
                     servicer.GetService,
@@ -887,6 +904,33 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/PublishService',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishServices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/PublishServices',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.PublishServicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

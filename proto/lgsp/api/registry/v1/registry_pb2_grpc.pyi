@@ -51,6 +51,8 @@ class RegistryServiceStub:
     """New calls of a revoked system are refused at once; it cannot be undone, only replaced."""
     PublishService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PublishServiceRequest, _registry_pb2.PublishServiceResponse]
     """Services. A provider publishes only in its own name; an operator in any."""
+    PublishServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PublishServicesRequest, _registry_pb2.PublishServicesResponse]
+    """Many services by one change: all of them or none."""
     GetService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetServiceRequest, _registry_pb2.GetServiceResponse]
     ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
     RetireService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetireServiceRequest, _registry_pb2.RetireServiceResponse]
@@ -106,6 +108,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """New calls of a revoked system are refused at once; it cannot be undone, only replaced."""
     PublishService: _aio.UnaryUnaryMultiCallable[_registry_pb2.PublishServiceRequest, _registry_pb2.PublishServiceResponse]  # type: ignore[assignment]
     """Services. A provider publishes only in its own name; an operator in any."""
+    PublishServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.PublishServicesRequest, _registry_pb2.PublishServicesResponse]  # type: ignore[assignment]
+    """Many services by one change: all of them or none."""
     GetService: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetServiceRequest, _registry_pb2.GetServiceResponse]  # type: ignore[assignment]
     ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
     RetireService: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetireServiceRequest, _registry_pb2.RetireServiceResponse]  # type: ignore[assignment]
@@ -224,6 +228,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PublishServiceResponse, _abc.Awaitable[_registry_pb2.PublishServiceResponse]]:
         """Services. A provider publishes only in its own name; an operator in any."""
+
+    @_abc_1.abstractmethod
+    def PublishServices(
+        self,
+        request: _registry_pb2.PublishServicesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PublishServicesResponse, _abc.Awaitable[_registry_pb2.PublishServicesResponse]]:
+        """Many services by one change: all of them or none."""
 
     @_abc_1.abstractmethod
     def GetService(
