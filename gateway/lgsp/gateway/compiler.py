@@ -16,8 +16,6 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
-    GRANT_STATE_ACTIVE,
-    GRANT_STATE_UNSPECIFIED,
     LIFECYCLE_DEPRECATED,
     Grant,
     NodeKey,
@@ -25,12 +23,10 @@ from lgsp.api.registry.v1.registry_pb2 import (
     System,
     TokenRevocation,
 )
-from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry.contracts import load_contract
+from lgsp.registry.rights import Right, access, boundaries, holds, limits
 
-# Grants that were made before they had states have none.
-_IN_FORCE = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
 UNARY_MS = 30_000
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
@@ -57,24 +53,9 @@ def service_policy(
     )
 
 
-def holds(grant: Grant, now: datetime) -> bool:
-    """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
-    return (
-        grant.state in _IN_FORCE
-        and not grant.HasField("revoked_at")
-        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
-        and (not grant.HasField("not_after") or now < _time(grant.not_after))
-    )
-
-
 def next_boundary(grants: Iterable[Grant], keys: Iterable[NodeKey], now: datetime) -> datetime | None:
     """When a grant next begins or ends by itself, or a key's time is over; None when nothing will."""
-    times = [
-        _time(getattr(grant, name))
-        for grant in grants
-        for name in ("not_before", "not_after")
-        if grant.HasField(name) and not grant.HasField("revoked_at")
-    ]
+    times = boundaries(grants, now)
     times += [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
     return min((time for time in times if time > now), default=None)
 
@@ -126,6 +107,7 @@ def _method(
         everyone=found.everyone,
         exhausted=found.exhausted,
         fields=found.fields,
+        views=found.views,
     )
 
 

@@ -7,8 +7,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from lgsp.api.registry.v1.registry_pb2 import Grant
-from lgsp.gateway.rights import Right, access, limits
-from lgsp.gateway.xds.policy import Limit
+from lgsp.registry.rights import Limit, Right, access, limits
 
 FILE = """
 name: "r.proto" package: "r" syntax: "proto3"

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from lgsp.api.node.v1 import node_pb2
 from lgsp.api.registry.v1 import registry_pb2
 from lgsp.api.registry.v1.registry_pb2 import Agency, Grant, Names, Service, System
+from lgsp.registry.grants import EVERYONE
 
 REGISTRY_SERVICE: Final = "lgsp.api.registry.v1.RegistryService"
 NODE_SERVICE: Final = "lgsp.api.node.v1.NodeService"
@@ -60,7 +61,9 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
         grant = f"operator-{name.rsplit('.', 1)[1].lower()}"
         records.append(("service", name, _service(name, platform, contract)))
         records.append(("grant", grant, Grant(id=grant, consumer=operator, service=name, methods=["*"])))
-    return records
+    # Open to all, because it answers to none but a service's own provider, which must be able to mask.
+    rights = Grant(id="providers-rights", group=EVERYONE, service=REGISTRY_SERVICE, methods=["WatchRights"])
+    return [*records, ("grant", rights.id, rights)]
 
 
 def _service(name: str, provider: str, contract: bytes) -> Service:

@@ -41,6 +41,7 @@ from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.leases import Leases
+from lgsp.registry.rights import holds
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
 
@@ -142,7 +143,7 @@ class Control:
         now = self.publisher.now()
         grants = (entry.record.grant for entry in self.store.state.grants_by_service(founding.REGISTRY_SERVICE))
         return any(
-            grant.consumer == system and compiler.holds(grant, now) and {"*", "CreateGrant"} & set(grant.methods)
+            grant.consumer == system and holds(grant, now) and {"*", "CreateGrant"} & set(grant.methods)
             for grant in grants
         )
 

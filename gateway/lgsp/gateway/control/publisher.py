@@ -15,14 +15,13 @@ from typing import Any, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
 from lgsp.gateway import compiler
-from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy, ServicePolicy
 from lgsp.registry.lifecycle import CARRIED, lifecycle_of
+from lgsp.registry.rights import right_of
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
@@ -187,18 +186,11 @@ class Publisher:
         if contract is None:
             contract = await self._contracts.get_contract(service.contract_digest)
             self._contract_of[service.contract_digest] = contract
-        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
+        grants = (entry.record.grant for entry in self._state.grants_by_service(name))
+        rights = [right_of(self._state, grant, exhausted=self._exhausted(grant.id)) for grant in grants]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
         return compiler.service_policy(service, contract, rights, addresses, self.now())
-
-    def _right(self, grant: Grant) -> Right:
-        systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))
-        return Right(grant, systems, self._exhausted(grant.id))
-
-    def _is_revoked(self, system: str) -> bool:
-        entry = self._state.get("system", system)
-        return entry is None or entry.record.system.HasField("revoked_at")
 
     def _withdraw_unknown(self, upserts: list[Resource], removals: list[tuple[str, str]], failed: set[str]) -> None:
         """The copy on disk may hold what the registry has dropped meanwhile; what failed keeps its last version."""

@@ -4,6 +4,7 @@ Rule 1: a grant without purposes is the more generous: its consumer calls as it 
 Rule 2: what a consumer sees is the union of the grants that its call falls under; a grant without a mask shows the whole.
 Rule 3: fields are judged by the contract in force; a mask that no longer fits it keeps what it still names, and no more.
 Rule 4: a used-up grant allows nothing; its consumer is told so unless another grant lets it through.
+Rule 5: both walls, the provider's and the gateway's, stand on what is computed here.
 """
 
 from __future__ import annotations
@@ -11,14 +12,47 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
 
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
-from lgsp.gateway.xds.policy import FieldRule, Limit
+from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, GRANT_STATE_UNSPECIFIED, Grant
 from lgsp.registry.grants import EVERY_METHOD, EVERYONE
-from lgsp.registry.masks import leaves
+from lgsp.registry.masks import Leaf, leaf_fields, leaves
+from lgsp.registry.state import State
+
+# Grants that were made before they had states have none.
+_IN_FORCE: Final = (GRANT_STATE_UNSPECIFIED, GRANT_STATE_ACTIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """A leaf of a response and who keeps it: `consumers` whatever the purpose, others for a purpose."""
+
+    path: str
+    consumers: frozenset[str] = frozenset()
+    by_purpose: tuple[tuple[str, frozenset[str]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What `viewers` see of a response: (consumer, purpose), of which an empty purpose is any that is not named."""
+
+    viewers: tuple[tuple[str, str], ...]
+    whole: bool = False
+    leaves: tuple[Leaf, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`rate` calls a second of one consumer, shared by `methods`."""
+
+    consumer: str
+    methods: tuple[str, ...]
+    rate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +88,42 @@ class Access:
     everyone: bool
     exhausted: frozenset[str]
     fields: tuple[FieldRule, ...]
+    views: tuple[View, ...] = ()
+
+
+def holds(grant: Grant, now: datetime) -> bool:
+    """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
+    return (
+        grant.state in _IN_FORCE
+        and not grant.HasField("revoked_at")
+        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
+        and (not grant.HasField("not_after") or now < _time(grant.not_after))
+    )
+
+
+def boundaries(grants: Iterable[Grant], now: datetime) -> list[datetime]:
+    """When these grants next begin or end by themselves, unordered."""
+    times = [
+        _time(getattr(grant, name))
+        for grant in grants
+        for name in ("not_before", "not_after")
+        if grant.HasField(name) and not grant.HasField("revoked_at")
+    ]
+    return [time for time in times if time > now]
+
+
+def right_of(state: State, grant: Grant, *, exhausted: bool = False) -> Right:
+    """The grant with the systems that it is for now, without revoked ones."""
+    return Right(grant, frozenset(each for each in state.members(grant) if _is_active(state, each)), exhausted)
+
+
+def _is_active(state: State, system: str) -> bool:
+    entry = state.get("system", system)
+    return entry is not None and not entry.record.system.HasField("revoked_at")
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
 
 
 def access(rights: Iterable[Right], method: str, response: Descriptor | None) -> Access:
@@ -67,14 +137,41 @@ def access(rights: Iterable[Right], method: str, response: Descriptor | None) ->
             bound[system] |= right.purposes
     spent = frozenset(system for right in covering if right.exhausted for system in right.systems)
     everyone = any(right.everyone for right in usable)
-    masked = response is not None and not everyone and any(right.seen(method) is not None for right in usable)
+    seen = response if not everyone and any(right.seen(method) is not None for right in usable) else None
     return Access(
         consumers=free,
         purposes=tuple(sorted(bound.items())),
         everyone=everyone,
         exhausted=spent - free - bound.keys(),
-        fields=_fields(usable, method, response) if masked and response is not None else (),
+        fields=_fields(usable, method, seen) if seen is not None else (),
+        views=_views(usable, method, seen) if seen is not None else (),
     )
+
+
+def _views(rights: list[Right], method: str, response: Descriptor) -> tuple[View, ...]:
+    """Those who see alike together; whoever is in none of them sees nothing."""
+    try:
+        known = leaf_fields(response)
+    except BusError:
+        known = ()  # see `_fields`
+    everything = frozenset(leaf.path for leaf in known)
+    seen: dict[tuple[str, str], tuple[bool, frozenset[str]]] = defaultdict(lambda: (False, frozenset()))
+    for right in rights:
+        shown = right.seen(method)
+        for system in right.systems:
+            for purpose in right.purposes or ("",):
+                whole, paths = seen[system, purpose]
+                seen[system, purpose] = (whole or shown is None, paths | (everything & (shown or frozenset())))
+    alike: dict[tuple[bool, frozenset[str]], list[tuple[str, str]]] = defaultdict(list)
+    for (system, purpose), (whole, paths) in seen.items():
+        always = seen.get((system, ""), (False, frozenset()))
+        whole = whole or always[0]
+        alike[whole, frozenset() if whole else paths | always[1]].append((system, purpose))
+    made = [
+        View(tuple(sorted(viewers)), whole, tuple(leaf for leaf in known if leaf.path in paths))
+        for (whole, paths), viewers in alike.items()
+    ]
+    return tuple(sorted(made, key=lambda view: view.viewers))
 
 
 def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[FieldRule, ...]:
@@ -82,8 +179,9 @@ def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[Fie
     try:
         paths = leaves(response)
     except BusError:
-        # The contract became recursive: nothing is told apart any more, so nothing is shown.
-        return tuple(FieldRule(field.name) for field in response.fields)
+        # The contract became recursive: nothing is told apart any more, so nothing is shown to those with a mask.
+        whole = _keepers([right for right in rights if right.seen(method) is None], method, "")
+        return tuple(FieldRule(field.name, *whole) for field in response.fields)
     rules = {path: _keepers(rights, method, path) for path in paths}
     return tuple(FieldRule(path, *kept) for path, kept in _collapsed(rules).items())
 

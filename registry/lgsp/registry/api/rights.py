@@ -1,0 +1,117 @@
+"""Telling a provider what each consumer sees of its responses: the same computation on which the gateway's own mask stands.
+
+Rule 1: a service is told whole, and whole again after every change; what is not told is not shown.
+Rule 2: time is an input: a grant that begins or ends by itself is told at that instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from lgsp.api.errors import BusError
+from lgsp.api.registry.v1 import registry_pb2 as pb
+from lgsp.registry import rights
+from lgsp.registry.api.base import Context, Part
+from lgsp.registry.contracts import Contract, load_contract
+from lgsp.registry.masks import Leaf
+from lgsp.registry.state import Change
+
+MAX_SERVICES: Final = 100
+SIGN_OF_LIFE_S: Final = 15.0
+_TOUCHING: Final = frozenset({"grant", "group", "system", "service"})
+
+
+class Rights(Part):
+    """The method WatchRights."""
+
+    async def WatchRights(
+        self, request: pb.WatchRightsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRightsResponse]:
+        self._check_provider(self.caller(context), request.services)
+        changed = asyncio.Event()
+
+        def note(changes: list[Change]) -> None:
+            if any(change.kind in _TOUCHING for change in changes):
+                changed.set()
+
+        self.store.listen(note)
+        try:
+            async for response in self._tell(sorted(set(request.services)), changed):
+                yield response
+        finally:
+            self.store.unlisten(note)
+
+    def _check_provider(self, caller: str, services: Iterable[str]) -> None:
+        named = list(services)
+        if not 0 < len(named) <= MAX_SERVICES:
+            raise BusError("REQUEST_MALFORMED", f"1 to {MAX_SERVICES} services are named")
+        for name in named:
+            provider = self.need_active_service(name).provider
+            if caller != provider and not self.operators(caller):
+                raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{name} belongs to {provider}")
+
+    async def _tell(self, services: list[str], changed: asyncio.Event) -> AsyncIterator[pb.WatchRightsResponse]:
+        told: dict[str, bytes] = {}
+        while True:
+            await self.store.synced.wait()
+            changed.clear()
+            until = self.state.revision
+            fresh = []
+            for name in services:
+                response = await self._views(name)
+                if told.get(name) != (content := response.SerializeToString(deterministic=True)):
+                    told[name] = content
+                    fresh.append(response)
+            for number, response in enumerate(fresh or [pb.WatchRightsResponse()], 1):
+                response.revision, response.complete = until, number >= len(fresh)
+                yield response
+            await self._wait(services, changed)
+
+    async def _wait(self, services: list[str], changed: asyncio.Event) -> None:
+        now = datetime.now(UTC)
+        grants = (entry.record.grant for name in services for entry in self.state.grants_by_service(name))
+        boundary = min(rights.boundaries(grants, now), default=None)
+        left = (boundary - now).total_seconds() if boundary else SIGN_OF_LIFE_S
+        try:
+            await asyncio.wait_for(changed.wait(), min(left, SIGN_OF_LIFE_S))
+        except TimeoutError:
+            return
+
+    async def _views(self, name: str) -> pb.WatchRightsResponse:
+        service, now = self.need("service", name).record.service, datetime.now(UTC)
+        grants = [entry.record.grant for entry in self.state.grants_by_service(name)]
+        held = [rights.right_of(self.state, grant) for grant in grants if rights.holds(grant, now)]
+        response = pb.WatchRightsResponse(service=name)
+        if any(right.grant.masks for right in held):
+            contract = load_contract(await self.store.get_contract(service.contract_digest))
+            _fill(response, held, contract)
+        return response
+
+
+def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: Contract) -> None:
+    for method in contract.methods(response.service):
+        found = rights.access(held, method.name, contract.pool.FindMessageTypeByName(method.output))
+        if found.fields:
+            views = (_view(view) for view in found.views)
+            response.methods.add(method=method.name, views=views)
+
+
+def _view(view: rights.View) -> pb.View:
+    leaves = {leaf.numbers: _leaf(leaf) for leaf in view.leaves}
+    for leaf in view.leaves:
+        for numbers in leaf.keys:
+            leaves.setdefault(numbers, pb.Leaf(path=f"{_above(leaf, numbers)}.key", numbers=numbers))
+    viewers = (pb.Viewer(consumer=consumer, purpose=purpose) for consumer, purpose in view.viewers)
+    return pb.View(viewers=viewers, whole=view.whole, leaves=leaves.values())
+
+
+def _leaf(leaf: Leaf) -> pb.Leaf:
+    return pb.Leaf(path=leaf.path, numbers=leaf.numbers, hollow=leaf.hollow)
+
+
+def _above(leaf: Leaf, numbers: tuple[int, ...]) -> str:
+    """The path of the map above a leaf, to whose key `numbers` leads."""
+    return ".".join(leaf.path.split(".")[: len(numbers) - 1])
