@@ -9,16 +9,24 @@ Rule 2: bytes that are no message are not passed on (PROVIDER_FAULT); a group (p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, TypeAlias
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Leaf
 
 # Field number → what is seen below it; None is all of it, an empty tree only that it is there.
 Tree: TypeAlias = "dict[int, Tree | None]"
 _VARINT, _FIXED64, _MESSAGE, _FIXED32 = 0, 1, 2, 5
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
+
+
+class Leaf(Protocol):
+    """What a view names: see lgsp.api.registry.v1.Leaf."""
+
+    @property
+    def numbers(self) -> Sequence[int]: ...
+    @property
+    def hollow(self) -> bool: ...
 
 
 def tree_of(leaves: Iterable[Leaf]) -> Tree:
@@ -27,9 +35,10 @@ def tree_of(leaves: Iterable[Leaf]) -> Tree:
     for leaf in leaves:
         at: Tree = root
         for number in leaf.numbers[:-1]:
-            below = at.setdefault(number, {})
-            # A leaf never stands above another one; if it did, the narrower would be right.
-            at = at[number] = {} if below is None else below
+            below = at.get(number)
+            if below is None:
+                below = at[number] = {}
+            at = below
         at[leaf.numbers[-1]] = {} if leaf.hollow else None
     return root
 

@@ -41,6 +41,17 @@ def leaf_fields(message: Descriptor) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
+def with_keys(named: Iterable[Leaf]) -> list[Leaf]:
+    """The leaves, and as leaves the keys of the maps above them."""
+    given = list(named)
+    above = {
+        numbers: Leaf(f"{'.'.join(leaf.path.split('.')[: len(numbers) - 1])}.key", numbers)
+        for leaf in given
+        for numbers in leaf.keys
+    }
+    return [*given, *above.values()]
+
+
 def leaves(message: Descriptor) -> tuple[str, ...]:
     """The paths of `leaf_fields`."""
     return tuple(leaf.path for leaf in leaf_fields(message))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, deprecation, limits, masks
+from lgsp.gateway.xds import access, deprecation, guard, limits, masks
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -21,6 +21,7 @@ from lgsp.gateway.xds.rest import rest_descriptor
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
 JWT, REVOKED, GRANTS, LIMIT, MASK, REST, CORS = "jwt", "revoked", "grants", "limit", "mask", "rest", "cors"
+GUARD: Final = "guard"
 CERTIFICATE: Final = "edge-certificate"
 AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-agency", "x-lgsp-token"
 UNAUTHENTICATED: Final = (
@@ -97,7 +98,10 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
-    return [masks.compressed_route(service.name, method.name, GRANTS), route] if method.fields else [route]
+    if not method.fields:
+        return [route]
+    route["typed_per_filter_config"][GUARD] = guard.per_route(service.name, method)
+    return [masks.compressed_route(service.name, method.name, GRANTS), route]
 
 
 def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any]:
@@ -297,6 +301,8 @@ def _filters() -> list[dict[str, Any]]:
         _discovered(REVOKED, f"{HTTP}.rbac.v3.RBAC"),
         {"name": GRANTS, "typed_config": deny},
         {"name": LIMIT, "typed_config": {"@type": f"{HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}},
+        # Answers go the other way: the guard sees them after the mask.
+        {"name": GUARD, "typed_config": guard.in_chain()},
         {"name": MASK, "typed_config": masks.in_chain()},
         {"name": "router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}},
     ]

@@ -16,7 +16,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import rights
 from lgsp.registry.api.base import Context, Part
 from lgsp.registry.contracts import Contract, load_contract
-from lgsp.registry.masks import Leaf
+from lgsp.registry.masks import with_keys
 from lgsp.registry.state import Change
 
 MAX_SERVICES: Final = 100
@@ -100,18 +100,6 @@ def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: 
 
 
 def _view(view: rights.View) -> pb.View:
-    leaves = {leaf.numbers: _leaf(leaf) for leaf in view.leaves}
-    for leaf in view.leaves:
-        for numbers in leaf.keys:
-            leaves.setdefault(numbers, pb.Leaf(path=f"{_above(leaf, numbers)}.key", numbers=numbers))
+    leaves = (pb.Leaf(path=leaf.path, numbers=leaf.numbers, hollow=leaf.hollow) for leaf in with_keys(view.leaves))
     viewers = (pb.Viewer(consumer=consumer, purpose=purpose) for consumer, purpose in view.viewers)
-    return pb.View(viewers=viewers, whole=view.whole, leaves=leaves.values())
-
-
-def _leaf(leaf: Leaf) -> pb.Leaf:
-    return pb.Leaf(path=leaf.path, numbers=leaf.numbers, hollow=leaf.hollow)
-
-
-def _above(leaf: Leaf, numbers: tuple[int, ...]) -> str:
-    """The path of the map above a leaf, to whose key `numbers` leads."""
-    return ".".join(leaf.path.split(".")[: len(numbers) - 1])
+    return pb.View(viewers=viewers, whole=view.whole, leaves=leaves)
