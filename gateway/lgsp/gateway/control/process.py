@@ -28,6 +28,7 @@ from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevocation
 from lgsp.gateway import compiler, nats
 from lgsp.gateway.control import founding
+from lgsp.gateway.control.mask_alarms import mask_alarms
 from lgsp.gateway.control.node_api import NodeServicer
 from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.oauth.app import OAuthApp
@@ -136,7 +137,9 @@ class Control:
             uses=self.usage.uses,
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
-        node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
+        alarms = functools.partial(mask_alarms, str(self.settings.admin_socket))
+        node = NodeServicer(self.ads, self._facts, self._rotate, alarms)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
 
     def _is_operator(self, system: str) -> bool:
         """Operators are the systems with a grant in force to create grants."""
