@@ -176,7 +176,7 @@ function envoy_on_request(handle)
   kept:set("lgsp.guard", "purpose", headers:get("x-lgsp-purpose") or "")
 end
 
-function envoy_on_response(handle)
+local function respond(handle)
   local headers = handle:headers()
   -- The router puts it on every answer of a provider; without it Envoy answers itself.
   if headers:get("x-envoy-upstream-service-time") == nil then return end
@@ -194,4 +194,12 @@ function envoy_on_response(handle)
   else
     mask_one(handle, tree, who["rest"])
   end
+end
+
+function envoy_on_response(handle)
+  local done, why = pcall(respond, handle)
+  if done then return end
+  -- A script that fails lets the answer pass as it is: it is taken away first, and then Envoy counts the failure.
+  pcall(function() refuse(handle, handle:body(true)) end)
+  error(why)
 end
