@@ -55,6 +55,7 @@ class Rights(Part):
 
     async def _tell(self, services: list[str], changed: asyncio.Event) -> AsyncIterator[pb.WatchRightsResponse]:
         told: dict[str, bytes] = {}
+        quiet = False
         while True:
             await self.store.synced.wait()
             changed.clear()
@@ -65,12 +66,15 @@ class Rights(Part):
                 if told.get(name) != (content := response.SerializeToString(deterministic=True)):
                     told[name] = content
                     fresh.append(response)
-            for number, response in enumerate(fresh or [pb.WatchRightsResponse()], 1):
+            if quiet and not fresh:
+                fresh.append(pb.WatchRightsResponse())
+            for number, response in enumerate(fresh, 1):
                 response.revision, response.complete = until, number >= len(fresh)
                 yield response
-            await self._wait(services, changed)
+            quiet = not await self._changed(services, changed)
 
-    async def _wait(self, services: list[str], changed: asyncio.Event) -> None:
+    async def _changed(self, services: list[str], changed: asyncio.Event) -> bool:
+        """Wait for a change or an instant at which a grant begins or ends; False when neither came for a while."""
         now = datetime.now(UTC)
         grants = (entry.record.grant for name in services for entry in self.state.grants_by_service(name))
         boundary = min(rights.boundaries(grants, now), default=None)
@@ -78,7 +82,8 @@ class Rights(Part):
         try:
             await asyncio.wait_for(changed.wait(), min(left, SIGN_OF_LIFE_S))
         except TimeoutError:
-            return
+            return left < SIGN_OF_LIFE_S
+        return True
 
     async def _views(self, name: str) -> pb.WatchRightsResponse:
         service, now = self.need("service", name).record.service, datetime.now(UTC)
