@@ -62,6 +62,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._revision = -1
+        self._compiled_at = now()
         self.ready = False
         self._contract_of: dict[str, bytes] = {}
 
@@ -94,6 +95,7 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
+        self._compiled_at = self.now()
         revision, first = self._state.revision, not self.ready
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
@@ -128,7 +130,8 @@ class Publisher:
     async def _wait(self) -> None:
         grants = [entry.record.grant for entry in self._state.all("grant").values()]
         keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        boundary = compiler.next_boundary(grants, keys, self.now())
+        # From when it was compiled: what ended meanwhile must not be missed.
+        boundary = compiler.next_boundary(grants, keys, self._compiled_at)
         delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
         try:
             async with asyncio.timeout(delay):

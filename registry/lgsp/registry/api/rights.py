@@ -59,10 +59,9 @@ class Rights(Part):
         while True:
             await self.store.synced.wait()
             changed.clear()
-            until = self.state.revision
-            fresh = []
+            until, now, fresh = self.state.revision, datetime.now(UTC), []
             for name in services:
-                response = await self._views(name)
+                response = await self._views(name, now)
                 if told.get(name) != (content := response.SerializeToString(deterministic=True)):
                     told[name] = content
                     fresh.append(response)
@@ -71,22 +70,21 @@ class Rights(Part):
             for number, response in enumerate(fresh, 1):
                 response.revision, response.complete = until, number >= len(fresh)
                 yield response
-            quiet = not await self._changed(services, changed)
+            quiet = not await self._changed(services, changed, now)
 
-    async def _changed(self, services: list[str], changed: asyncio.Event) -> bool:
-        """Wait for a change or an instant at which a grant begins or ends; False when neither came for a while."""
-        now = datetime.now(UTC)
+    async def _changed(self, services: list[str], changed: asyncio.Event, told: datetime) -> bool:
+        """Wait for a change or an instant after `told` at which a grant begins or ends; False when neither came."""
         grants = (entry.record.grant for name in services for entry in self.state.grants_by_service(name))
-        boundary = min(rights.boundaries(grants, now), default=None)
-        left = (boundary - now).total_seconds() if boundary else SIGN_OF_LIFE_S
+        boundary = min(rights.boundaries(grants, told), default=None)
+        left = (boundary - datetime.now(UTC)).total_seconds() if boundary else SIGN_OF_LIFE_S
         try:
-            await asyncio.wait_for(changed.wait(), min(left, SIGN_OF_LIFE_S))
+            await asyncio.wait_for(changed.wait(), max(0.0, min(left, SIGN_OF_LIFE_S)))
         except TimeoutError:
             return left < SIGN_OF_LIFE_S
         return True
 
-    async def _views(self, name: str) -> pb.WatchRightsResponse:
-        service, now = self.need("service", name).record.service, datetime.now(UTC)
+    async def _views(self, name: str, now: datetime) -> pb.WatchRightsResponse:
+        service = self.need("service", name).record.service
         grants = [entry.record.grant for entry in self.state.grants_by_service(name)]
         held = [rights.right_of(self.state, grant) for grant in grants if rights.holds(grant, now)]
         response = pb.WatchRightsResponse(service=name)
