@@ -2,6 +2,7 @@
 
 Rule 1: nothing is answered before the registry told the rights once; what it told last holds while it is away.
 Rule 2: every message is judged when it is sent: a narrowed right narrows a running stream, a lost one ends it.
+        Masked or not: a stream is not longer than the right to it.
 Rule 3: a caller that the rights do not name sees nothing. It may be newer than what was told, so it is waited for, shortly.
 """
 
@@ -37,13 +38,14 @@ class Rights:
     def __init__(self, services: Sequence[str]) -> None:
         self.services = frozenset(services)
         self.known = asyncio.Event()
-        self._methods: dict[str, dict[str, _Views]] = {}
+        self._methods: dict[str, dict[str, tuple[bool, _Views]]] = {}
         self._told = asyncio.Condition()
 
     async def take(self, response: WatchRightsResponse) -> None:
         """What is true from now on."""
         if response.service:
-            self._methods[response.service] = {each.method: _views(each) for each in response.methods}
+            told = [(each.methods, each.masked, _views(each)) for each in response.methods]
+            self._methods[response.service] = {name: (masked, views) for names, masked, views in told for name in names}
         if response.complete:
             self.known.set()
         async with self._told:
@@ -54,13 +56,15 @@ class Rights:
         _, service, method = path.split("/")
         if not self.known.is_set():
             raise BusError("PROVIDER_UNAVAILABLE", "this provider has not been told yet who may see what")
-        views = self._methods.get(service, {}).get(method)
-        if views is None:
+        found = self._methods.get(service, {}).get(method)
+        # Who has no name did not come through a gateway; nothing of an unmasked method is hidden from anybody here.
+        if found is None or (not client and not found[0]):
             return None
+        views = found[1]
         for key in ((client, purpose), (client, "")):
             if client and key in views:
                 return views[key]
-        raise BusError("GRANT_MISSING", "no grant known to the provider shows this caller anything of the response")
+        raise BusError("GRANT_MISSING", "the provider knows of no grant that lets this caller see the response")
 
     async def awaited(self, path: str, client: str, purpose: str) -> Tree | None:
         """As `seen`, for a call that begins."""

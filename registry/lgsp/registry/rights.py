@@ -174,6 +174,12 @@ def _views(rights: list[Right], method: str, response: Descriptor) -> tuple[View
     return tuple(sorted(made, key=lambda view: view.viewers))
 
 
+def whole_view(found: Access) -> View:
+    """The one view of a method that nobody sees in part."""
+    bound = [(system, purpose) for system, purposes in found.purposes for purpose in purposes]
+    return View(tuple(sorted([*((system, "") for system in found.consumers), *bound])), whole=True)
+
+
 def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[FieldRule, ...]:
     """A rule for each leaf; a message whose leaves all have the same keepers is one rule, so that no empty shell stays."""
     try:

@@ -27,8 +27,8 @@ def told(*names: str, numbers=((2,),), more: tuple[View, ...] = ()) -> WatchRigh
     viewers = [Viewer(consumer=SEES), Viewer(consumer=BOUND, purpose="P")]
     views = [View(viewers=viewers, leaves=[Leaf(numbers=each) for each in numbers])]
     views += [View(viewers=[Viewer(consumer=WHOLLY)], whole=True), *more]
-    methods = [MethodViews(method=name, views=views) for name in names or METHODS]
-    return WatchRightsResponse(service=SERVICE, complete=True, methods=methods)
+    methods = MethodViews(methods=names or METHODS, views=views, masked=True)
+    return WatchRightsResponse(service=SERVICE, complete=True, methods=[methods])
 
 
 class Wards:
@@ -150,6 +150,18 @@ async def test_who_did_not_come_through_a_gateway_gets_nothing_where_fields_are_
     assert await stage.call("UnaryUnary", None) == [WARD]
 
 
+async def test_an_unmasked_method_is_for_those_who_are_named_and_for_callers_without_a_gateway(stage, no_patience):
+    whole = View(viewers=[Viewer(consumer=WHOLLY), Viewer(consumer=BOUND, purpose="P")], whole=True)
+    methods = [MethodViews(methods=["UnaryUnary", "UnaryStream"], views=[whole])]
+    await stage.rights.take(WatchRightsResponse(service=SERVICE, complete=True, methods=methods))
+    assert await stage.call("UnaryUnary", WHOLLY) == await stage.call("UnaryUnary", None) == [WARD]
+    assert await stage.call("UnaryUnary", BOUND, ("x-lgsp-purpose", "P")) == [WARD]
+    assert await stage.refused("UnaryUnary", BOUND) == "GRANT_MISSING"
+    assert await stage.refused("UnaryStream", SEES) == "GRANT_MISSING"
+    # A method that is not told of is everyone's.
+    assert await stage.call("Bytes", SEES) == [WARD]
+
+
 async def test_a_caller_that_is_newer_than_the_news_is_waited_for(stage):
     calling = asyncio.create_task(stage.call("UnaryUnary", "H26/new"))
     await asyncio.sleep(0)
@@ -174,7 +186,7 @@ async def test_a_running_stream_is_narrowed_and_ended(stage):
     lost = call(b"", metadata=[("x-lgsp-client", WHOLLY)], timeout=10)
     assert (await narrowed.read(), await lost.read()) == (SHOWN, WARD)
     only_sees = View(viewers=[Viewer(consumer=SEES)], leaves=[Leaf(numbers=[1])])
-    views = [MethodViews(method="UnaryStream", views=[only_sees])]
+    views = [MethodViews(methods=["UnaryStream"], views=[only_sees], masked=True)]
     await stage.rights.take(WatchRightsResponse(service=SERVICE, complete=True, methods=views))
     stage.wards.go.set()
     assert await narrowed.read() == GetWardResponse(code=70)

@@ -34,7 +34,7 @@ class Told:
         response = await self.next()
         found = {}
         for each in response.methods:
-            for view in each.views if each.method == method else ():
+            for view in each.views if method in each.methods else ():
                 paths = None if view.whole else [leaf.path for leaf in view.leaves]
                 found |= {(viewer.consumer, viewer.purpose): paths for viewer in view.viewers}
         return found
@@ -54,10 +54,14 @@ async def create(api, **terms: object) -> None:
 async def test_nothing_is_masked_until_a_grant_masks(published):
     told = Told(published)
     first = await told.next()
-    assert (first.service, first.complete, list(first.methods)) == (SERVICE, True, [])
+    assert (first.service, first.complete) == (SERVICE, True)
+    # Nobody may see anything; one table for all methods that are alike in it.
+    (table,) = first.methods
+    assert (len(table.methods), table.masked, [len(view.viewers) for view in table.views]) == (4, False, [0])
     await create(published, id="g", masks=MASK)
     assert await told.views() == {(CONSUMER, ""): ["code", "name"]}
-    (method,) = told.responses[-1].methods
+    (method,) = [each for each in told.responses[-1].methods if "GetWard" in each.methods]
+    assert (list(method.methods), method.masked) == (["GetWard"], True)
     assert [list(leaf.numbers) for leaf in method.views[0].leaves] == [[1], [2]]
 
 
@@ -70,8 +74,8 @@ async def test_every_change_is_told_whole(published):
     await create(published, id="whole", consumer=OPERATOR)
     assert await told.views() == {(CONSUMER, ""): ["code", "name"], (OPERATOR, ""): None}
     await published.operator.RevokeGrant(id="g", reason="x", operation_id=operation())
-    # Nobody is left who sees a part only.
-    assert await told.views() == {}
+    assert await told.views() == {(OPERATOR, ""): None}
+    assert not any(each.masked for each in told.responses[-1].methods)
 
 
 async def test_grants_of_an_agency_and_a_group_are_told_by_their_systems(published):

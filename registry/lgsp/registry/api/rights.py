@@ -88,18 +88,19 @@ class Rights(Part):
         grants = [entry.record.grant for entry in self.state.grants_by_service(name)]
         held = [rights.right_of(self.state, grant) for grant in grants if rights.holds(grant, now)]
         response = pb.WatchRightsResponse(service=name)
-        if any(right.grant.masks for right in held):
-            contract = load_contract(await self.store.get_contract(service.contract_digest))
-            _fill(response, held, contract)
+        _fill(response, held, load_contract(await self.store.get_contract(service.contract_digest)))
         return response
 
 
 def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: Contract) -> None:
+    alike: dict[bytes, pb.MethodViews] = {}
     for method in contract.methods(response.service):
         found = rights.access(held, method.name, contract.pool.FindMessageTypeByName(method.output))
-        if found.fields:
-            views = (_view(view) for view in found.views)
-            response.methods.add(method=method.name, views=views)
+        if not found.everyone:
+            views = found.views if found.fields else (rights.whole_view(found),)
+            made = pb.MethodViews(views=map(_view, views), masked=bool(found.fields))
+            alike.setdefault(made.SerializeToString(deterministic=True), made).methods.append(method.name)
+    response.methods.extend(alike.values())
 
 
 def _view(view: rights.View) -> pb.View:

@@ -2861,7 +2861,7 @@ class WatchRightsResponse(_message.Message):
     """True when every service was told once, and with every response after it."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodViews]:
-        """Methods of whose responses somebody sees only a part. All others are seen whole by whoever may call them."""
+        """A method that is in none of them is seen whole by everyone."""
 
     def __init__(
         self,
@@ -2881,11 +2881,17 @@ Global___WatchRightsResponse: _TypeAlias = WatchRightsResponse  # noqa: Y015
 
 @_typing.final
 class MethodViews(_message.Message):
+    """Who sees what of some methods that are alike in it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    METHOD_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
-    method: _builtins.str
+    MASKED_FIELD_NUMBER: _builtins.int
+    masked: _builtins.bool
+    """Somebody sees only a part."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___View]:
         """A caller in none of them sees nothing."""
@@ -2893,12 +2899,13 @@ class MethodViews(_message.Message):
     def __init__(
         self,
         *,
-        method: _builtins.str = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
         views: _abc.Iterable[Global___View] | None = ...,
+        masked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masked", b"masked", "methods", b"methods", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -426,7 +426,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRights(self, request, context):
-        """What each consumer sees of a service's responses, now and after every change: for its provider, which masks first.
+        """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
