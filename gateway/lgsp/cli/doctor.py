@@ -45,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True):
 @session_options
 @json_option
 def doctor(session: Session, as_json: bool) -> None:
-    """Check disk, modes, parts, port, certificate, clock, registry, configuration and leases; 1 if anything failed.
+    """Check disk, modes, parts, port, certificate, clock, registry, configuration, leases and fields; 1 if one failed.
 
     \b
     Examples:
