@@ -13,7 +13,8 @@ from google.protobuf import json_format
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
-from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import EdgePolicy, FieldRule, MethodPolicy, ServicePolicy, TrustPolicy, View
+from lgsp.registry.masks import Leaf
 from tests.support.edge import CONTRACT, SERVICE
 
 FOLDER = Path(__file__).parent / "xds"
@@ -22,10 +23,22 @@ METHODS = (
     MethodPolicy("StreamWards", streaming=True),
 )
 POLICY = ServicePolicy(SERVICE, METHODS, ("10.0.0.1:5000", "10.0.0.2:5000"), CONTRACT, ("https://portal.test",))
+_SEEN = FieldRule("name", frozenset({"H26/some", "H26/all"}), (("tax", frozenset({"H26/taxed"})),))
+MASKED = MethodPolicy(
+    "GetWard",
+    consumers=frozenset({"H26/some", "H26/all"}),
+    purposes=(("H26/taxed", frozenset({"tax"})),),
+    fields=(_SEEN, FieldRule("code", frozenset({"H26/all"}))),
+    views=(
+        View((("H26/all", ""),), whole=True),
+        View((("H26/some", ""), ("H26/taxed", "tax")), leaves=(Leaf("name", (2,)),)),
+    ),
+)
 TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), frozenset({"token"}))
 EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
 CASES = {
     "service_routes": lambda: resources.service_routes(POLICY),
+    "masked_routes": lambda: resources.service_routes(ServicePolicy(SERVICE, (MASKED,), (), CONTRACT)),
     "cluster": lambda: clusters.cluster(SERVICE),
     "own_cluster": lambda: clusters.cluster("own", unix="/run/api.sock"),
     "endpoints": lambda: clusters.endpoints(POLICY),
@@ -55,7 +68,10 @@ def test_every_golden_file_has_its_case():
 def _without_contract(value):
     """The contract's bytes change with protobuf's own files; its presence is what matters here."""
     if isinstance(value, dict):
-        return {k: "…" if k == "proto_descriptor_bin" and v else _without_contract(v) for k, v in value.items()}
+        return {
+            k: "…" if k in {"proto_descriptor_bin", "inline_bytes"} and v else _without_contract(v)
+            for k, v in value.items()
+        }
     return [_without_contract(each) for each in value] if isinstance(value, list) else value
 
 

@@ -35,7 +35,7 @@ async def stage(tmp_path_factory):
         yield made
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="module")
 async def raw(stage):
     """A provider that answers with whatever it is told; masks as usual."""
     async with raw_upstream() as upstream:
@@ -407,6 +407,43 @@ async def test_a_later_message_of_a_stream_is_masked_and_an_unreadable_one_ends_
     seen, outcome = await listed()
     assert (seen in ([SHOWN], []), outcome) == (True, "PROVIDER_FAULT")
     assert leaks((await ask(stage, "rest post")).content) == []
+
+
+async def test_a_large_answer_is_masked_and_one_too_large_is_refused(stage, raw):
+    for size, fits in ((600_000, True), (4_000_000, True), (6_000_000, False)):
+        whole = framed(stage.answer + b"\x5a" + varint(size) + b"hidden" + b"x" * (size - 6))
+        raw.says(*(whole[at : at + 16384] for at in range(0, len(whole), 16384)))
+        for way in ("http1", "web"):
+            answer = await ask(stage, way)
+            assert leaks(answer.content) == []
+            assert ("Nguyễn Văn A".encode() in answer.content) == fits, (way, size)
+        if fits:
+            assert stage.dict(await stage.call(SEES)) == SHOWN
+            assert len((await stage.call(WHOLLY, "Free")).SerializeToString()) > size
+        else:
+            assert await stage.refused(SEES) == "PROVIDER_FAULT"
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value % 128 + 128]), value // 128
+    return out + bytes([value])
+
+
+async def test_thousands_of_consumers_have_their_views(stage):
+    def right(number: int) -> Right:
+        masks = [Mask(method="Get", paths=[("name", "dob", "email")[number % 3]])]
+        return Right(Grant(methods=["Get"], masks=masks), frozenset({f"H26.{number}/clerk"}))
+
+    try:
+        await stage.grant([right(number) for number in range(3000)], stage.endpoint)
+        for number in (0, 1, 2999, 1500):
+            expected = ({"name": "Nguyễn Văn A"}, {"dob": "1990-01-01"}, {})[number % 3]
+            assert stage.dict(await stage.call(f"H26.{number}/clerk")) == expected
+        assert await stage.refused("H26.3000/clerk") == "GRANT_MISSING"
+    finally:
+        await stage.set(endpoint=stage.endpoint)
 
 
 async def test_errors_of_a_provider_arrive_as_they_are(stage, raw):

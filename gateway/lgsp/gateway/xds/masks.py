@@ -1,8 +1,8 @@
 """What a consumer sees: Envoy's proto_api_scrubber removes every leaf of a response that its grants do not name.
 
 The default is to remove: a leaf stays only for the consumers named with it, so what a later contract adds is hidden. The
-scrubber knows `application/grpc` alone and no compression; the routes let nothing else through. Providers on our SDK mask
-first; this is the second wall.
+scrubber knows `application/grpc` alone and no compression; the routes let nothing else through, and the guard stands behind
+it (guard.py). Providers on our SDK mask first; this is the second wall.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from lgsp.gateway.xds.access import CLIENT_HEADER, PURPOSE_HEADER
 from lgsp.gateway.xds.policy import FieldRule, ServicePolicy
 from lgsp.gateway.xds.rest import plain_contract
 
+# What is masked is held until a message is whole: the largest one that the SDKs take. Without it, HTTP/2's window is the limit.
+LARGEST: Final = 5 << 20
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _MATCHING: Final = "type.googleapis.com/envoy.extensions.common.matching.v3"
 _HEADER: Final = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"

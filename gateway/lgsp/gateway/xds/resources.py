@@ -67,6 +67,8 @@ def service_routes(service: ServicePolicy) -> Message:
         "routes": [route for method in service.methods for route in _method_routes(service, method)]
         + [_no_such_method(service.name)],
     }
+    if masks.needed(service):
+        host["request_body_buffer_limit"] = masks.LARGEST
     return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
 
 
