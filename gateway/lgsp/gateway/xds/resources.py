@@ -58,7 +58,7 @@ def service_routes(service: ServicePolicy) -> Message:
     per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
     per_host |= {LIMIT: limits.per_host(service.limits)} if service.limits else {}
     per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
-    host = {
+    host: dict[str, Any] = {
         "name": "service",
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from lgsp.api.errors import BusError
@@ -21,7 +22,6 @@ from lgsp.registry.state import Change
 
 MAX_SERVICES: Final = 100
 SIGN_OF_LIFE_S: Final = 15.0
-_TOUCHING: Final = frozenset({"grant", "group", "system", "service"})
 
 
 class Rights(Part):
@@ -31,15 +31,15 @@ class Rights(Part):
         self, request: pb.WatchRightsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRightsResponse]:
         self._check_provider(self.caller(context), request.services)
-        changed = asyncio.Event()
+        changed, services = asyncio.Event(), frozenset(request.services)
 
         def note(changes: list[Change]) -> None:
-            if any(change.kind in _TOUCHING for change in changes):
+            if any(_touches(change, services) for change in changes):
                 changed.set()
 
         self.store.listen(note)
         try:
-            async for response in self._tell(sorted(set(request.services)), changed):
+            async for response in self._tell(sorted(services), changed):
                 yield response
         finally:
             self.store.unlisten(note)
@@ -88,8 +88,19 @@ class Rights(Part):
         grants = [entry.record.grant for entry in self.state.grants_by_service(name)]
         held = [rights.right_of(self.state, grant) for grant in grants if rights.holds(grant, now)]
         response = pb.WatchRightsResponse(service=name)
-        _fill(response, held, load_contract(await self.store.get_contract(service.contract_digest)))
+        _fill(response, held, _loaded(await self.store.get_contract(service.contract_digest)))
         return response
+
+
+def _touches(change: Change, services: frozenset[str]) -> bool:
+    """True when what is seen of these services may have changed; systems and groups change seldom."""
+    if change.kind == "service":
+        return change.key in services
+    if change.kind == "grant":
+        return any(
+            entry is not None and entry.record.grant.service in services for entry in (change.entry, change.previous)
+        )
+    return change.kind in {"group", "system"}
 
 
 def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: Contract) -> None:
@@ -101,6 +112,11 @@ def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: 
             made = pb.MethodViews(views=map(_view, views), masked=bool(found.fields))
             alike.setdefault(made.SerializeToString(deterministic=True), made).methods.append(method.name)
     response.methods.extend(alike.values())
+
+
+@lru_cache(maxsize=64)
+def _loaded(contract: bytes) -> Contract:
+    return load_contract(contract)
 
 
 def _view(view: rights.View) -> pb.View:
