@@ -409,6 +409,28 @@ async def test_a_later_message_of_a_stream_is_masked_and_an_unreadable_one_ends_
     assert leaks((await ask(stage, "rest post")).content) == []
 
 
+async def test_a_provider_is_never_asked_to_compress(stage):
+    """It would, if it knew that the caller could read it; then nobody could mask."""
+
+    async def one(request, context):
+        return stage.answer + b"\x5a" + varint(6000) + b"hidden" * 1000  # worth compressing
+
+    handlers = {"Get": grpc.unary_unary_rpc_method_handler(one)}
+    server = grpc.aio.server(compression=grpc.Compression.Gzip)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        await stage.set(endpoint=address)
+        assert stage.dict(await stage.call(SEES)) == SHOWN
+        answer = await ask(stage, "http1", grpc_accept_encoding="gzip, identity")
+        assert (answer.status, leaks(answer.content)) == (200, [])
+        assert "Nguyễn Văn A".encode() in answer.content
+    finally:
+        await stage.set(endpoint=stage.endpoint)
+        await server.stop(0)
+
+
 async def test_a_large_answer_is_masked_and_one_too_large_is_refused(stage, raw):
     for size, fits in ((600_000, True), (4_000_000, True), (6_000_000, False)):
         whole = framed(stage.answer + b"\x5a" + varint(size) + b"hidden" + b"x" * (size - 6))
