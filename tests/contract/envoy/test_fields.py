@@ -409,8 +409,8 @@ async def test_a_later_message_of_a_stream_is_masked_and_an_unreadable_one_ends_
     assert leaks((await ask(stage, "rest post")).content) == []
 
 
-async def test_a_provider_is_never_asked_to_compress(stage):
-    """It would, if it knew that the caller could read it; then nobody could mask."""
+async def test_a_server_that_compresses_whoever_asks_is_refused(stage):
+    """gRPC's own servers do, with their option `compression`, whatever the caller accepts."""
 
     async def one(request, context):
         return stage.answer + b"\x5a" + varint(6000) + b"hidden" * 1000  # worth compressing
@@ -422,10 +422,10 @@ async def test_a_provider_is_never_asked_to_compress(stage):
     await server.start()
     try:
         await stage.set(endpoint=address)
-        assert stage.dict(await stage.call(SEES)) == SHOWN
-        answer = await ask(stage, "http1", grpc_accept_encoding="gzip, identity")
-        assert (answer.status, leaks(answer.content)) == (200, [])
-        assert "Nguyễn Văn A".encode() in answer.content
+        assert await stage.refused(SEES) == "PROVIDER_FAULT"
+        for way in ("rest", "http1", "web"):
+            answer = await ask(stage, way)
+            assert (leaks(answer.content), answer.refused) == ([], True)
     finally:
         await stage.set(endpoint=stage.endpoint)
         await server.stop(0)
