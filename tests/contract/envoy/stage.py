@@ -46,7 +46,13 @@ message Citizen {
   google.protobuf.Any more = 10;
   bytes photo = 11;
   repeated string aliases = 12;
+  Kind kind = 13;
+  repeated Kind kinds = 14;
+  optional int64 number = 15;
+  map<int32, Kind> ranks = 16;
+  repeated double scores = 1000;
 }
+enum Kind { KIND_UNSPECIFIED = 0; KIND_CITIZEN = 1; KIND_GUEST = 2; }
 message Address { string street = 1; Ward ward = 2; }
 message Ward { int32 code = 1; string note = 2; }
 """
@@ -71,6 +77,11 @@ LEAVES = [
     "more",
     "photo",
     "aliases",
+    "kind",
+    "kinds",
+    "number",
+    "ranks",
+    "scores",
 ]
 WHOLE = {
     "name": "Nguyễn Văn A",
@@ -84,6 +95,11 @@ WHOLE = {
     "more": {"@type": "type.googleapis.com/t.mask.v1.Ward", "code": 5, "note": "bí mật"},
     "photo": "aGlkZGVu",
     "aliases": ["A", "B"],
+    "kind": "KIND_GUEST",
+    "kinds": ["KIND_CITIZEN", "KIND_GUEST"],
+    "number": "0",
+    "ranks": {"7": "KIND_CITIZEN"},
+    "scores": [1.5, -2.0],
 }
 SEES, WHOLLY, BY_PURPOSE, CAPPED, SPENT = "H26/sees", "H26/wholly", "H26/by-purpose", "H26/capped", "H26/spent"
 

@@ -35,22 +35,22 @@ def needed(service: ServicePolicy) -> bool:
 
 def in_chain() -> dict[str, Any]:
     """The filter's place in the listener's chain: without a route's own configuration it does nothing."""
-    never = {
-        "predicate": {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"exact": "nobody"}}},
-        "on_match": {
-            "action": {
-                "name": "skip",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
-                },
-            }
-        },
-    }
     return {
         "@type": f"{_MATCHING}.ExtensionWithMatcher",
         "extension_config": {"name": "composite", "typed_config": {"@type": f"{_HTTP}.composite.v3.Composite"}},
-        "xds_matcher": {"matcher_list": {"matchers": [never]}},
+        "xds_matcher": _never(),
     }
+
+
+def unmasked() -> dict[str, Any]:
+    """For a method without masks on a service that has some: the scrubber drops enums where it has no rule for them."""
+    return {"@type": f"{_MATCHING}.ExtensionWithMatcherPerRoute", "xds_matcher": _never()}
+
+
+def _never() -> dict[str, Any]:
+    skip = {"@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"}
+    nobody = {"predicate": {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"exact": "nobody"}}}}
+    return {"matcher_list": {"matchers": [nobody | {"on_match": {"action": {"name": "skip", "typed_config": skip}}}]}}
 
 
 def per_host(service: ServicePolicy) -> dict[str, Any]:

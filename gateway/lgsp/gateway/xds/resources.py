@@ -101,6 +101,7 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
     if not method.fields:
+        route["typed_per_filter_config"] |= {MASK: masks.unmasked()} if masks.needed(service) else {}
         return [route]
     route["typed_per_filter_config"][GUARD] = guard.per_route(service.name, method)
     return [masks.compressed_route(service.name, method.name, GRANTS), route]
