@@ -28,12 +28,21 @@ package t.mask.v1;
 import "google/api/annotations.proto";
 import "google/protobuf/timestamp.proto";
 import "google/protobuf/any.proto";
+import "google/protobuf/struct.proto";
 service RecordService {
   rpc Get(Key) returns (Citizen) { option (google.api.http) = {get: "/v1/records/{id}"}; }
   rpc List(Key) returns (stream Citizen);
   rpc Free(Key) returns (Citizen);
 }
-message Key { int32 id = 1; }
+message Key {
+  int32 id = 1;
+  Kind kind = 2;
+  repeated Kind kinds = 3;
+  Filter filter = 4;
+  map<string, Kind> by_name = 5;
+  google.protobuf.Struct more = 6;
+}
+message Filter { Kind kind = 1; repeated Filter any_of = 2; string text = 3; }
 message Citizen {
   string name = 1;
   string dob = 2;
@@ -129,7 +138,8 @@ def fields_of(found: Access) -> dict:
 
 class Stage:
     def __init__(self, edge, contract: bytes) -> None:
-        self.edge, self.contract, self.answer, self.content_type = edge, contract, b"", None
+        self.edge, self.contract, self.answer = edge, contract, b""
+        self.asked: list[bytes] = []
         pool = DescriptorPool()
         for file in descriptor_pb2.FileDescriptorSet.FromString(contract).file:
             pool.Add(file)
@@ -148,11 +158,14 @@ class Stage:
     def bearer(self, client: str) -> tuple[str, str]:
         return ("authorization", f"Bearer {self.edge.token(client_id=client, sub=client, jti=client)}")
 
-    async def call(self, client: str, method: str = "Get", *metadata, compression=None):
+    async def call(self, client: str, method: str = "Get", *metadata, compression=None, **request):
         async with self.edge.channel() as channel:
             call = channel.unary_unary(f"/{SERVICE}/{method}", self.key.SerializeToString, self.citizen.FromString)
             return await call(
-                self.key(id=1), metadata=(self.bearer(client), *metadata), timeout=10, compression=compression
+                self.key(id=1, **request),
+                metadata=(self.bearer(client), *metadata),
+                timeout=10,
+                compression=compression,
             )
 
     async def refused(self, client: str, method: str = "Get", *metadata, **options) -> str | None:
@@ -187,6 +200,7 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
         made = Stage(edge, compile_proto(folder / "record.proto"))
 
         async def one(request, context):
+            made.asked.append(request)
             return made.answer
 
         async def many(request, context):

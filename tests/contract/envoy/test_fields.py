@@ -220,6 +220,20 @@ async def test_a_purpose_shows_what_its_own_grant_shows(stage):
         assert stage.dict(await stage.call(BY_PURPOSE, "Get", ("x-lgsp-purpose", purpose))) == shown
 
 
+async def test_requests_of_masked_methods_arrive_as_they_were_sent(stage):
+    asked = {
+        "kind": 2,
+        "kinds": [1, 2],
+        "filter": {"kind": 1, "any_of": [{"kind": 2, "any_of": [{"kind": 1, "text": "sâu"}]}, {"text": "x"}]},
+        "by_name": {"a": 2},
+        "more": {"không": None, "số": 1.5},
+    }
+    for method, client in (("Get", SEES), ("Get", WHOLLY), ("Free", SEES)):
+        await stage.call(client, method, **asked)
+        assert stage.key.FromString(stage.asked[-1]) == stage.key(id=1, **asked), (method, client)
+        assert stage.dict(stage.key.FromString(stage.asked[-1]))["more"] == {"không": None, "số": 1.5}
+
+
 async def test_a_name_is_no_pattern(stage):
     """Identifiers hold dots: none of them may stand for any letter, here or behind the name's end."""
     real = "H26.15/one-stop"

@@ -28,14 +28,6 @@ def rest_descriptor(contract: bytes, service: str) -> bytes:
     return files.SerializeToString(deterministic=True)
 
 
-def plain_contract(contract: bytes) -> bytes:
-    """The contract without comments and positions."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
-    for file in files.file:
-        file.ClearField("source_code_info")
-    return files.SerializeToString(deterministic=True)
-
-
 def _place(method: descriptor_pb2.MethodDescriptorProto, service: str) -> None:
     rule = method.options.Extensions[_RULE]
     if rule.WhichOneof("pattern") is None:
