@@ -33,6 +33,8 @@ service RecordService {
   rpc Get(Key) returns (Citizen) { option (google.api.http) = {get: "/v1/records/{id}"}; }
   rpc List(Key) returns (stream Citizen);
   rpc Free(Key) returns (Citizen);
+  rpc Send(stream Key) returns (Citizen);
+  rpc Both(stream Key) returns (stream Citizen);
 }
 message Key {
   int32 id = 1;
@@ -118,8 +120,9 @@ def rights(kept: set[str]) -> list[Right]:
 
     def right(consumer: str, *paths: str, purpose: str = "", exhausted: bool = False) -> Right:
         purposes = [Purpose(code=purpose)] if purpose else []
-        masks = [Mask(method=method, paths=paths) for method in ("Get", "List")] if paths else []
-        grant = Grant(consumer=consumer, methods=["Get", "List"], purposes=purposes, masks=masks)
+        methods = ["Get", "List", "Send", "Both"]
+        masks = [Mask(method=method, paths=paths) for method in methods] if paths else []
+        grant = Grant(consumer=consumer, methods=methods, purposes=purposes, masks=masks)
         return Right(grant, frozenset({consumer}), exhausted)
 
     return [
@@ -181,7 +184,10 @@ class Stage:
         response = self.pool.FindMessageTypeByName("t.mask.v1.Citizen")
         methods = (
             MethodPolicy("Get", **fields_of(access(rights, "Get", response))),
-            MethodPolicy("List", streaming=True, **fields_of(access(rights, "List", response))),
+            *(
+                MethodPolicy(name, True, **fields_of(access(rights, name, response)))
+                for name in ("List", "Send", "Both")
+            ),
             MethodPolicy("Free", everyone=True),
         )
         policy = ServicePolicy(SERVICE, methods, (endpoint,), self.contract, (), limits)
@@ -207,7 +213,18 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
             for _ in range(3):
                 yield made.answer
 
+        async def send(requests, context):
+            made.asked.extend([each async for each in requests])
+            return made.answer
+
+        async def both(requests, context):
+            async for each in requests:
+                made.asked.append(each)
+                yield made.answer
+
         handlers = {
+            "Send": grpc.stream_unary_rpc_method_handler(send),
+            "Both": grpc.stream_stream_rpc_method_handler(both),
             "Get": grpc.unary_unary_rpc_method_handler(one),
             "Free": grpc.unary_unary_rpc_method_handler(one),
             "List": grpc.unary_stream_rpc_method_handler(many),

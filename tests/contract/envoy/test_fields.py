@@ -234,6 +234,23 @@ async def test_requests_of_masked_methods_arrive_as_they_were_sent(stage):
         assert stage.dict(stage.key.FromString(stage.asked[-1]))["more"] == {"không": None, "số": 1.5}
 
 
+async def test_streams_of_requests_go_on_while_answers_are_masked(stage):
+    metadata = (stage.bearer(SEES),)
+    requests = [stage.key(id=number, kind=2) for number in range(5)]
+    async with stage.edge.channel() as channel:
+        send = channel.stream_unary(f"/{SERVICE}/Send", stage.key.SerializeToString, stage.citizen.FromString)
+        stage.asked.clear()
+        assert stage.dict(await send(iter(requests), metadata=metadata, timeout=10)) == SHOWN
+        assert [stage.key.FromString(each) for each in stage.asked] == requests
+        both = channel.stream_stream(f"/{SERVICE}/Both", stage.key.SerializeToString, stage.citizen.FromString)
+        call = both(metadata=metadata, timeout=10)
+        for request in requests:  # each is answered before the next is sent
+            await call.write(request)
+            assert stage.dict(await call.read()) == SHOWN
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+
+
 async def test_a_name_is_no_pattern(stage):
     """Identifiers hold dots: none of them may stand for any letter, here or behind the name's end."""
     real = "H26.15/one-stop"
