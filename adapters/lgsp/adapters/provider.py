@@ -1,5 +1,6 @@
 """A provider: a gRPC server that registers its services, keeps its lease, and leaves without a failed call.
 
+It masks its responses by the rights that the registry tells, and takes no calls before it knows them.
 Order of leaving: deregister → the gateway acknowledged → health says NOT_SERVING → running calls end, bounded → stop.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Final
 import grpc
 
 from lgsp.adapters.health import Health
+from lgsp.adapters.rights import MaskInterceptor, Rights, following
 from lgsp.adapters.tracing import TraceInterceptor
 from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -55,8 +57,10 @@ class Provider:
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain."""
         health = Health(self.services)
+        rights = Rights(self.services)
+        masks = [MaskInterceptor(rights)] if self._channel is not None else []
         server = grpc.aio.server(
-            interceptors=[TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT")],
+            interceptors=[TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT"), *masks],
             maximum_concurrent_rpcs=self._max_concurrent,
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )
@@ -70,11 +74,24 @@ class Provider:
             raise OSError(f"the address {self._listen} cannot be listened on: {error}") from None
         await server.start()
         try:
-            async with _lease(self._channel, self.services, self.address, self.registered):
-                await stop.wait()
+            async with following(self._channel, rights):
+                if await _first(rights.known, stop):
+                    async with _lease(self._channel, self.services, self.address, self.registered):
+                        await stop.wait()
         finally:
             await health.drain()
             await server.stop(DRAIN_S)
+
+
+async def _first(wanted: asyncio.Event, stop: asyncio.Event) -> bool:
+    """Wait for either; True when it is `wanted`."""
+    waiting = [asyncio.create_task(each.wait()) for each in (wanted, stop)]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    return wanted.is_set() and not stop.is_set()
 
 
 @contextlib.asynccontextmanager

@@ -51,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
 @session_options
 @json_option
 def doctor(session: Session, as_json: bool) -> None:
-    """Check disk, modes, parts, port, certificate, clock, registry, configuration and leases; 1 if anything failed.
+    """Check disk, modes, parts, port, certificate, clock, registry, configuration, leases and fields; 1 if one failed.
 
     \b
     Examples:
@@ -265,9 +265,25 @@ def _leases(status: GetStatusResponse, began: float, ended: float) -> Finding:
     return Finding("leases", "ok", text)
 
 
+def _masks(status: GetStatusResponse, began: float, ended: float) -> Finding:
+    masks = status.masks
+    if masks.guard_errors:
+        text = f"the gateway's guard failed {masks.guard_errors} times: providers that do not mask may have been seen whole"
+        return Finding(
+            "fields", "failed", text, "Envoy's log has the error (`lua`): report it; its calls are in the access log."
+        )
+    if masks.unreadable_responses:
+        text = f"{masks.unreadable_responses} responses of masked methods could not be read and were not passed on"
+        return Finding("fields", "warning", text, "Envoy's log names the methods; tell their providers.")
+    if masks.unknown:
+        return Finding("fields", "warning", "Envoy did not tell whether responses could be masked", "Look again.")
+    return Finding("fields", "ok", "every response that was to be masked could be")
+
+
 _LOOKS: Final[tuple[Callable[[GetStatusResponse, float, float], Finding], ...]] = (
     _clock,
     _registry,
     _configuration,
     _leases,
+    _masks,
 )

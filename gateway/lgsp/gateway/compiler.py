@@ -17,18 +17,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
     LIFECYCLE_DEPRECATED,
-    Grant,
     NodeKey,
     RestUpstream,
     Service,
     System,
     TokenRevocation,
 )
-from lgsp.gateway.rights import Right, access, limits
 from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry import upstreams
 from lgsp.registry.contracts import load_contract
-from lgsp.registry.grants import holds as holds
+from lgsp.registry.grants import holds
+from lgsp.registry.rights import Right, access, limits
 
 UNARY_MS = 30_000
 # Before a credential's name: the name of the secret that holds its value.
@@ -87,13 +86,6 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
     )
 
 
-def boundaries(grant: Grant) -> list[datetime]:
-    """When a grant begins and ends by itself."""
-    if grant.HasField("revoked_at"):
-        return []
-    return [_time(getattr(grant, name)) for name in ("not_before", "not_after") if grant.HasField(name)]
-
-
 def key_boundaries(keys: Iterable[NodeKey]) -> list[datetime]:
     """When the keys' time is over."""
     return [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
@@ -146,6 +138,7 @@ def _method(
         everyone=found.everyone,
         exhausted=found.exhausted,
         fields=found.fields,
+        views=found.views,
     )
 
 

@@ -36,6 +36,15 @@ def holds(grant: pb.Grant, now: datetime) -> bool:
     )
 
 
+def boundaries(grant: pb.Grant) -> list[datetime]:
+    """When a grant begins and ends by itself."""
+    if grant.HasField("revoked_at"):
+        return []
+    found = [grant.not_before] if grant.HasField("not_before") else []
+    found += [grant.not_after] if grant.HasField("not_after") else []
+    return [each.ToDatetime(tzinfo=UTC) for each in found]
+
+
 def check_subject(grant: pb.Grant) -> None:
     """Exactly one of system, agency and group; `everyone` only for what is bound by nothing else."""
     named = [text for text in (grant.consumer, grant.agency, grant.group) if text]

@@ -29,7 +29,9 @@ OPERATOR, PROVIDER, CONSUMER = "H26/operator", "H26.1/provider", "H26.2/consumer
 SERVICE = "lgsp.api.demo.admunits.v1.AdministrativeUnitService"
 CONTRACT = descriptor_set(admunits_pb2.DESCRIPTOR)
 ADDRESS = "127.0.0.1:7001"
-RPCS = sorted(each.name for each in pb.DESCRIPTOR.services_by_name["RegistryService"].methods if each.name != "Watch")
+RPCS = sorted(
+    each.name for each in pb.DESCRIPTOR.services_by_name["RegistryService"].methods if not each.name.startswith("Watch")
+)
 
 
 class Caller:

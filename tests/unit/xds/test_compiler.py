@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Grant, NodeKey, Service, System, TokenRevocation
 from lgsp.gateway import compiler
-from lgsp.gateway.rights import Right
+from lgsp.registry.grants import boundaries, holds
+from lgsp.registry.rights import Right
 from tests.support.edge import CONTRACT, SERVICE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -57,7 +58,7 @@ def test_a_grant_that_is_for_nobody_opens_nothing():
 
 @pytest.mark.parametrize("state", [pb.GRANT_STATE_REQUESTED, pb.GRANT_STATE_REFUSED, pb.GRANT_STATE_REVOKED])
 def test_only_an_approved_grant_holds(state):
-    assert not compiler.holds(Grant(consumer="H26/a", methods=["*"], state=state), NOW)
+    assert not holds(Grant(consumer="H26/a", methods=["*"], state=state), NOW)
 
 
 @given(begin=st.none() | st.integers(-5, 5), end=st.none() | st.integers(-5, 5), revoked=st.booleans())
@@ -70,9 +71,9 @@ def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked
     if revoked:
         grant.revoked_at.CopyFrom(stamp(-1))
     expected = not revoked and (begin is None or begin <= 0) and (end is None or end > 0)
-    assert compiler.holds(grant, NOW) is expected
+    assert holds(grant, NOW) is expected
     dates = [NOW + timedelta(seconds=each) for each in (begin, end) if each is not None]
-    assert compiler.boundaries(grant) == ([] if revoked else dates)
+    assert boundaries(grant) == ([] if revoked else dates)
 
 
 def test_methods_carry_what_the_contract_says():

@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from lgsp.api.demo.admunits.v1 import admunits_pb2
 from lgsp.api.registry.v1 import registry_pb2
-from lgsp.gateway.xds.pruning import plain, pruned
+from lgsp.gateway.xds.pruning import pruned
 from tests.support.descriptors import descriptor_set
 
 UNITS = "lgsp.api.demo.admunits.v1.AdministrativeUnitService"
@@ -73,11 +73,3 @@ def test_a_contract_with_an_any_stays_whole():
         name="extra", number=99, type=FIELD.TYPE_MESSAGE, type_name=".google.protobuf.Any", label=FIELD.LABEL_OPTIONAL
     )
     assert names(pruned(files, UNITS)) == before
-
-
-def test_plain_is_the_whole_without_comments():
-    contract = parsed(descriptor_set(admunits_pb2.DESCRIPTOR))
-    contract.file[-1].source_code_info.location.add(leading_comments="nói với người đọc")
-    made = parsed(plain(contract.SerializeToString()))
-    assert names(made) == names(contract)
-    assert not any(file.HasField("source_code_info") for file in made.file)

@@ -7,8 +7,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Grant
-from lgsp.gateway.rights import Right, access, limits
-from lgsp.gateway.xds.policy import Limit
+from lgsp.registry.rights import Limit, Right, access, limits
 
 FILE = """
 name: "r.proto" package: "r" syntax: "proto3"
@@ -89,6 +88,59 @@ def test_a_field_that_the_contract_gains_is_in_no_mask():
 def test_a_contract_that_became_recursive_shows_nothing():
     rules = access([right("a", **seen("id"))], "Get", LOOP).fields
     assert [(rule.path, rule.consumers) for rule in rules] == [("id", frozenset()), ("next", frozenset())]
+
+
+def views(*rights: Right, response=ANSWER) -> dict[tuple[str, str], list[str] | None]:
+    """Viewer → paths, None for the whole."""
+    found = {}
+    for view in access(rights, "Get", response).views:
+        paths = None if view.whole else [leaf.path for leaf in view.leaves]
+        found |= dict.fromkeys(view.viewers, paths)
+    return found
+
+
+def test_views_say_the_same_by_who_sees():
+    p = {"purposes": [{"code": "p"}]}
+    assert views(right("a", "b", **seen("id"))) == {("a", ""): ["id"], ("b", ""): ["id"]}
+    assert views(right("a", **seen("id")), right("b")) == {("a", ""): ["id"], ("b", ""): None}
+    assert views(right("a", **seen("id")), right("a")) == {("a", ""): None}
+    assert views(right("a", **seen("id")), right("a", **p, **seen("home.ward"))) == {
+        ("a", ""): ["id"],
+        ("a", "p"): ["id", "home.ward"],
+    }
+    assert views(right("a", **seen("id")), right("a", **p)) == {("a", ""): ["id"], ("a", "p"): None}
+    # What a free grant shows is never less for a purpose.
+    assert views(right("a"), right("a", **p, **seen("id"))) == {("a", ""): None, ("a", "p"): None}
+
+
+def test_without_masks_or_with_a_grant_for_everyone_there_are_no_views():
+    assert views(right("a")) == {}
+    assert views(right("a", **seen("id")), Right(Grant(methods=["*"], group="everyone"), frozenset())) == {}
+
+
+def test_a_mask_that_names_what_is_gone_and_one_for_a_recursive_contract_show_nothing():
+    assert views(right("a", **seen("gone"))) == {("a", ""): []}
+    assert views(right("a", **seen("id")), right("b"), response=LOOP) == {("a", ""): [], ("b", ""): None}
+    rules = access([right("a", **seen("id")), right("b")], "Get", LOOP).fields
+    assert {rule.path: set(rule.consumers) for rule in rules} == {"id": {"b"}, "next": {"b"}}
+
+
+def test_rules_and_views_agree():
+    """The two walls, and the scrubber's rules, are the same truth."""
+    p = {"purposes": [{"code": "p"}]}
+    rights = [right("a", **seen("id")), right("b", **p, **seen("home.ward")), right("c"), right("b", **seen("id"))]
+    found = access(rights, "Get", ANSWER)
+    told = views(*rights)
+    for consumer in "abcd":
+        for purpose in ("", "p", "q"):
+            by_rules = {
+                rule.path
+                for rule in found.fields
+                if consumer in rule.consumers or consumer in dict(rule.by_purpose).get(purpose, ())
+            }
+            shown = told.get((consumer, purpose), told.get((consumer, ""), []))
+            by_views = {"id", "home.street", "home.ward"} if shown is None else set(shown)
+            assert by_rules == by_views, (consumer, purpose)
 
 
 def test_a_used_up_grant_is_named_unless_another_lets_through():

@@ -12,15 +12,17 @@ from lgsp.gateway.xds.ads import AdsServer
 
 
 class NodeServicer(node_pb2_grpc.NodeServiceServicer):
-    """`facts` fills in what only the control process knows; `rotate` answers the new and the previous key id."""
+    """`facts` fills in what only the control process knows; `rotate` answers the new and the previous key id;
+    `masks` what Envoy could not mask."""
 
     def __init__(
         self,
         ads: AdsServer,
         facts: Callable[[node_pb2.GetStatusResponse], None],
         rotate: Callable[[], Awaitable[tuple[str, str]]],
+        masks: Callable[[], Awaitable[node_pb2.MaskAlarms]],
     ) -> None:
-        self._ads, self._facts, self._rotate = ads, facts, rotate
+        self._ads, self._facts, self._rotate, self._masks = ads, facts, rotate, masks
 
     async def GetStatus(
         self, request: node_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -33,6 +35,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
             nack = status.nacks.add(type_url=rejection.type_url, resources=rejection.names, message=rejection.message)
             nack.time.FromMilliseconds(int(rejection.time * 1000))
         self._facts(status)
+        status.masks.CopyFrom(await self._masks())
         return status
 
     async def RotateTokenKey(

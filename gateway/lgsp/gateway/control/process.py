@@ -31,6 +31,7 @@ from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevoc
 from lgsp.gateway import compiler, credentials, nats, tls
 from lgsp.gateway.control import founding
 from lgsp.gateway.control.health import Health, Instances
+from lgsp.gateway.control.mask_alarms import mask_alarms
 from lgsp.gateway.control.node_api import NodeServicer
 from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.control.reflection import Reflection
@@ -47,6 +48,7 @@ from lgsp.registry.api import RegistryServicer
 from lgsp.registry.api.base import caller_of
 from lgsp.registry.api.catalogue import CatalogueServicer
 from lgsp.registry.catalogue.directory import Directory
+from lgsp.registry.grants import holds
 from lgsp.registry.leases import Leases
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
@@ -165,7 +167,9 @@ class Control:
         catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(catalogue, server)
         reflection = Reflection(self.store, self.registry.caller, self.publisher.now)
         server.add_generic_rpc_handlers((self.health.handler(), *reflection.handlers()))
-        node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
+        alarms = functools.partial(mask_alarms, str(self.settings.admin_socket))
+        node = NodeServicer(self.ads, self._facts, self._rotate, alarms)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
 
     def _health(self) -> Health:
         return Health(
@@ -181,7 +185,7 @@ class Control:
         now = self.publisher.now()
         return any(
             (grant.consumer, grant.service) == (system, founding.REGISTRY_SERVICE)
-            and compiler.holds(grant, now)
+            and holds(grant, now)
             and {"*", "CreateGrant"} & set(grant.methods)
             for grant in self.store.state.grants_of(system)
         )

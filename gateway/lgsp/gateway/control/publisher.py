@@ -19,13 +19,14 @@ from lgsp.api.registry.v1.registry_pb2 import Grant, Service
 from lgsp.gateway import compiler
 from lgsp.gateway.control.calendar import Calendar
 from lgsp.gateway.credentials import Credential
-from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET
 from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
+from lgsp.registry.grants import boundaries
 from lgsp.registry.lifecycle import CARRIED
+from lgsp.registry.rights import right_of
 from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
@@ -72,6 +73,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._revision, self._registry = -1, 0
+        self._compiled_at = now()
         self.ready = False
         self._calendar = Calendar()
 
@@ -97,7 +99,7 @@ class Publisher:
         self._wake.set()
 
     def _note_dates(self, grant: Grant) -> None:
-        self._calendar.add(grant.service, compiler.boundaries(grant), self.now())
+        self._calendar.add(grant.service, boundaries(grant), self.now())
 
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
@@ -114,6 +116,7 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
+        self._compiled_at = self.now()
         revision, registry, first = self._state.revision, self._registry, not self.ready
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
@@ -158,7 +161,8 @@ class Publisher:
     async def _wait(self) -> None:
         """Until the registry changes, or a grant or a key begins or ends."""
         keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        dates = [date for date in compiler.key_boundaries(keys) if date > self.now()]
+        # From when it was compiled: what ended meanwhile must not be missed.
+        dates = [date for date in compiler.key_boundaries(keys) if date > self._compiled_at]
         soonest = min((date for date in (*dates, self._calendar.next()) if date is not None), default=None)
         delay = max(0.0, (soonest - self.now()).total_seconds()) if soonest else None
         try:
@@ -264,7 +268,8 @@ class Publisher:
         return [(SECRET, name) for name in held if name not in used]
 
     def _policy(self, service: Service, contract: bytes) -> ServicePolicy:
-        rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(service.name)]
+        grants = (entry.record.grant for entry in self._state.grants_by_service(service.name))
+        rights = [right_of(self._state, grant, exhausted=self._exhausted(grant.id)) for grant in grants]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
         return compiler.service_policy(service, contract, rights, addresses, self.now(), self._rest(service))
@@ -274,14 +279,6 @@ class Publisher:
             return None
         found = self._credential(service.rest.credential) if service.rest.credential else None
         return compiler.rest_policy(service.rest, found.header if found else None, self._ca_file)
-
-    def _right(self, grant: Grant) -> Right:
-        systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))
-        return Right(grant, systems, self._exhausted(grant.id))
-
-    def _is_revoked(self, system: str) -> bool:
-        entry = self._state.get("system", system)
-        return entry is None or entry.record.system.HasField("revoked_at")
 
     def _withdraw_unknown(self, upserts: list[Resource], removals: list[tuple[str, str]], failed: set[str]) -> None:
         """The copy on disk may hold what the registry has dropped meanwhile; what failed keeps its last version."""

@@ -26,7 +26,10 @@ _RECONNECT: Final = {"retry_back_off": {"base_interval": "0.1s", "max_interval":
 # A hundred figures for each of 10,000 services would be most of the time of a cold start and a fifth of Envoy's memory;
 # what a call did is in its log line and its trace. Kept are the edge's own, and of each service what shows a fault.
 _STATS: Final = [
-    *({"prefix": prefix} for prefix in ("http.", "listener", "server.", "control_plane.", "cluster_manager.")),
+    *(
+        {"prefix": prefix}
+        for prefix in ("http.", "proto_api_scrubber.", "listener", "server.", "control_plane.", "cluster_manager.")
+    ),
     *(
         {"prefix": prefix}
         for prefix in ("runtime.", "overload.", f"cluster.{XDS_CLUSTER}.", f"cluster.{OTLP_CLUSTER}.")

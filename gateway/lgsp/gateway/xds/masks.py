@@ -1,8 +1,8 @@
 """What a consumer sees: Envoy's proto_api_scrubber removes every leaf of a response that its grants do not name.
 
 The default is to remove: a leaf stays only for the consumers named with it, so what a later contract adds is hidden. The
-scrubber knows `application/grpc` alone and no compression; the routes let nothing else through. Providers on our SDK mask
-first; this is the second wall.
+scrubber knows `application/grpc` alone and no compression; the routes let nothing else through, and the guard stands behind
+it (guard.py). Providers on our SDK mask first; this is the second wall.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from google.protobuf import descriptor_pb2
+
 from lgsp.gateway.xds import access
 from lgsp.gateway.xds.access import CLIENT_HEADER, PURPOSE_HEADER
 from lgsp.gateway.xds.policy import FieldRule, ServicePolicy
-from lgsp.gateway.xds.pruning import plain
 
+# What is masked is held until a message is whole: the largest one that the SDKs take. Without it, HTTP/2's window is the limit.
+LARGEST: Final = 5 << 20
+_DESCRIPTOR: Final = "google/protobuf/descriptor.proto"
 _HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 _MATCHING: Final = "type.googleapis.com/envoy.extensions.common.matching.v3"
 _HEADER: Final = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
@@ -32,29 +36,29 @@ def needed(service: ServicePolicy) -> bool:
 
 def in_chain() -> dict[str, Any]:
     """The filter's place in the listener's chain: without a route's own configuration it does nothing."""
-    never = {
-        "predicate": {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"exact": "nobody"}}},
-        "on_match": {
-            "action": {
-                "name": "skip",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
-                },
-            }
-        },
-    }
     return {
         "@type": f"{_MATCHING}.ExtensionWithMatcher",
         "extension_config": {"name": "composite", "typed_config": {"@type": f"{_HTTP}.composite.v3.Composite"}},
-        "xds_matcher": {"matcher_list": {"matchers": [never]}},
+        "xds_matcher": _never(),
     }
+
+
+def unmasked() -> dict[str, Any]:
+    """For a method without masks on a service that has some: what need not be read is not."""
+    return {"@type": f"{_MATCHING}.ExtensionWithMatcherPerRoute", "xds_matcher": _never()}
+
+
+def _never() -> dict[str, Any]:
+    skip = {"@type": "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"}
+    nobody = {"predicate": {"single_predicate": {"input": _input(CLIENT_HEADER), "value_match": {"exact": "nobody"}}}}
+    return {"matcher_list": {"matchers": [nobody | {"on_match": {"action": {"name": "skip", "typed_config": skip}}}]}}
 
 
 def per_host(service: ServicePolicy) -> dict[str, Any]:
     """The service's scrubber."""
     scrubber = {
         "@type": f"{_HTTP}.proto_api_scrubber.v3.ProtoApiScrubberConfig",
-        "descriptor_set": {"data_source": {"inline_bytes": plain(service.contract)}},
+        "descriptor_set": {"data_source": {"inline_bytes": scrubbers_contract(service.contract)}},
         "restrictions": {"method_restrictions": _restrictions(service)},
     }
     run = {
@@ -65,6 +69,30 @@ def per_host(service: ServicePolicy) -> dict[str, Any]:
         "@type": f"{_MATCHING}.ExtensionWithMatcherPerRoute",
         "xds_matcher": {"on_no_match": {"action": {"name": "mask", "typed_config": run}}},
     }
+
+
+def scrubbers_contract(contract: bytes) -> bytes:
+    """The contract with numbers in place of enums, without what is for people.
+
+    The scrubber drops every enum for which it has no rule, in requests too; on the wire an enum is an int32.
+    """
+    files = descriptor_pb2.FileDescriptorSet.FromString(contract)
+    for file in files.file:
+        file.ClearField("source_code_info")
+        if file.name != _DESCRIPTOR:
+            for message in file.message_type:
+                _without_enums(message)
+    return files.SerializeToString(deterministic=True)
+
+
+def _without_enums(message: descriptor_pb2.DescriptorProto) -> None:
+    for field in message.field:
+        if field.type == field.TYPE_ENUM:
+            field.type = field.TYPE_INT32
+            field.ClearField("type_name")
+            field.ClearField("default_value")
+    for inner in message.nested_type:
+        _without_enums(inner)
 
 
 def compressed_route(service: str, method: str, grants: str) -> dict[str, Any]:

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, slots=True)
-class FieldRule:
-    """A leaf of a response and who keeps it: `consumers` whatever the purpose, others for a purpose."""
-
-    path: str
-    consumers: frozenset[str] = frozenset()
-    by_purpose: tuple[tuple[str, frozenset[str]], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """`rate` calls a second of one consumer, shared by `methods`."""
-
-    consumer: str
-    methods: tuple[str, ...]
-    rate: int
+from lgsp.registry.rights import FieldRule as FieldRule
+from lgsp.registry.rights import Limit as Limit
+from lgsp.registry.rights import View as View
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +14,8 @@ class MethodPolicy:
     """One method and who may call it. Nobody is the default.
 
     `consumers` call it as they are; those in `purposes` only for one of the purposes beside their name; `everyone` who has
-    a token. `exhausted` have used up their day. `fields` are the leaves of its response when somebody sees only some.
+    a token. `exhausted` have used up their day. `fields` are the leaves of its response when somebody sees only some, and
+    `views` the same by who sees what.
     """
 
     name: str
@@ -39,6 +26,7 @@ class MethodPolicy:
     everyone: bool = False
     exhausted: frozenset[str] = frozenset()
     fields: tuple[FieldRule, ...] = ()
+    views: tuple[View, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

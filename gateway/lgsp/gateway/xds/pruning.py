@@ -39,11 +39,6 @@ def pruned(files: FileDescriptorSet, service: str) -> FileDescriptorSet:
     return made
 
 
-def plain(contract: bytes) -> bytes:
-    """The whole contract without comments and positions."""
-    return _plain(FileDescriptorSet.FromString(contract)).SerializeToString(deterministic=True)
-
-
 def _plain(files: FileDescriptorSet) -> FileDescriptorSet:
     for file in files.file:
         file.ClearField("source_code_info")

@@ -62,6 +62,7 @@ RULES: Final[tuple[tuple[str, str], ...]] = (
     (_detail("[ENCODING_REFUSED]"), "ENCODING_REFUSED"),
     (_detail("rbac_access_denied"), "GRANT_MISSING"),
     (_detail("local_rate_limited"), "RATE_EXCEEDED"),
+    (_detail("RESPONSE_BUFFER_CONVERSION_FAIL"), "PROVIDER_FAULT"),
     (_detail("path_normalization_failed"), "PATH_REFUSED"),
     (
         _detail("request_headers_too_large", "too_many_headers", "headers_count", "too_many_trailers")
@@ -123,18 +124,22 @@ def _grpc_mapper(rule: str, reason: Reason) -> dict[str, Any]:
 
 
 def _json_mapper(rule: str, reason: Reason) -> dict[str, Any]:
-    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason.name, "domain": DOMAIN}
-    info |= {"metadata": {"fault": reason.fault.value, "remedy": reason.remedy}}  # type: ignore[dict-item]
-    body = {"code": reason.code.value[0], "message": f"{reason.name}: {reason.message}", "details": [info]}
     return {
         "filter": _cel(rule),
         "status_code": reason.http,
         "body_format_override": {
-            "text_format_source": {"inline_string": json.dumps(body).replace("%", "%%") + "\n"},
+            "text_format_source": {"inline_string": json.dumps(json_body(reason)).replace("%", "%%") + "\n"},
             "content_type": "application/json",
         },
         "headers_to_add": _common(reason),
     }
+
+
+def json_body(reason: Reason) -> dict[str, Any]:
+    """A google.rpc.Status as JSON."""
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason.name, "domain": DOMAIN}
+    info |= {"metadata": {"fault": reason.fault.value, "remedy": reason.remedy}}  # type: ignore[dict-item]
+    return {"code": reason.code.value[0], "message": f"{reason.name}: {reason.message}", "details": [info]}
 
 
 def _common(reason: Reason) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, deprecation, limits, masks, upstream
+from lgsp.gateway.xds import access, deprecation, guard, limits, masks, upstream
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, any_of, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -22,6 +22,7 @@ from lgsp.gateway.xds.rest import rest_descriptor
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
 JWT, REVOKED, GRANTS, LIMIT, MASK, REST, CORS = "jwt", "revoked", "grants", "limit", "mask", "rest", "cors"
+GUARD: Final = "guard"
 CERTIFICATE: Final = "edge-certificate"
 AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-agency", "x-lgsp-token"
 UNAUTHENTICATED: Final = (
@@ -62,7 +63,7 @@ def service_routes(service: ServicePolicy) -> Message:
     per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
     per_host |= upstream.per_host(service, service.rest) if service.rest else {}
     onward = upstream.routes(service, service.rest, _method_route) if service.rest else []
-    host = {
+    host: dict[str, Any] = {
         "name": "service",
         "domains": ["*"],
         "request_headers_to_remove": [TOKEN_HEADER, "x-envoy-original-path", "x-envoy-original-method"],
@@ -73,6 +74,8 @@ def service_routes(service: ServicePolicy) -> Message:
         "routes": [route for method in service.methods for route in _method_routes(service, method)]
         + [*onward, _no_such_method(service.name)],
     }
+    if masks.needed(service):
+        host["request_body_buffer_limit"] = max(host["request_body_buffer_limit"], masks.LARGEST)
     return build("envoy.config.route.v3.RouteConfiguration", {"name": service.name, "virtual_hosts": [host]})
 
 
@@ -109,9 +112,12 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
-    plain = (
-        method.fields or service.rest is not None
-    )  # neither the mask nor the reverse transcoder reads compressed messages
+    if method.fields:
+        route["typed_per_filter_config"][GUARD] = guard.per_route(service.name, method)
+    elif masks.needed(service):
+        route["typed_per_filter_config"][MASK] = masks.unmasked()
+    # Neither the mask nor the reverse transcoder reads compressed messages.
+    plain = method.fields or service.rest is not None
     return [masks.compressed_route(service.name, method.name, GRANTS), route] if plain else [route]
 
 
@@ -332,6 +338,8 @@ def _filters() -> list[dict[str, Any]]:
         _discovered(REVOKED, f"{HTTP}.rbac.v3.RBAC"),
         {"name": GRANTS, "typed_config": deny},
         {"name": LIMIT, "typed_config": {"@type": f"{HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}},
+        # Answers go the other way: the guard sees them after the mask.
+        {"name": GUARD, "typed_config": guard.in_chain()},
         {"name": MASK, "typed_config": masks.in_chain()},
         *upstream.in_chain(),
         {"name": "router", "typed_config": {"@type": f"{HTTP}.router.v3.Router"}},

@@ -14,6 +14,7 @@ from lgsp.registry.api.agencies import Agencies
 from lgsp.registry.api.endpoints import Endpoints
 from lgsp.registry.api.grants import Grants
 from lgsp.registry.api.groups import Groups
+from lgsp.registry.api.rights import Rights
 from lgsp.registry.api.services import Services
 from lgsp.registry.api.systems import Systems
 from lgsp.registry.api.watch import Watching
@@ -22,6 +23,6 @@ __all__ = ["RegistryServicer"]
 
 
 class RegistryServicer(
-    Agencies, Systems, Services, Endpoints, Grants, Groups, Watching, registry_pb2_grpc.RegistryServiceServicer
+    Agencies, Systems, Services, Endpoints, Grants, Groups, Watching, Rights, registry_pb2_grpc.RegistryServiceServicer
 ):
     """The whole API; see `Part` for what it is made of."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blgsp/api/node/v1/node.proto\x12\x10lgsp.api.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xa8\x03\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12registry_connected\x18\x03 \x01(\x08\x12\x19\n\x11registry_revision\x18\x04 \x01(\x04\x12\x19\n\x11serving_from_disk\x18\x05 \x01(\x08\x12(\n\x07proxies\x18\x06 \x03(\x0b\x32\x17.lgsp.api.node.v1.Proxy\x12%\n\x05nacks\x18\x07 \x03(\x0b\x32\x16.lgsp.api.node.v1.Nack\x12\x16\n\x0elive_endpoints\x18\x08 \x01(\x05\x12\x19\n\x11\x65xpired_endpoints\x18\t \x01(\x05\x12\x11\n\ttoken_kid\x18\n \x01(\t\x12\x1b\n\x13registry_unreadable\x18( \x01(\x03\x12 \n\x18registry_unreadable_last\x18) \x01(\t\x12\x1a\n\x12registry_held_keys\x18* \x01(\x05\x12\x17\n\x0fregistry_frozen\x18+ \x01(\x08\"9\n\x05Proxy\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07pending\x18\x03 \x01(\x05\"f\n\x04Nack\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15RotateTokenKeyRequest\";\n\x16RotateTokenKeyResponse\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x14\n\x0cprevious_kid\x18\x02 \x01(\t2\xc8\x01\n\x0bNodeService\x12T\n\tGetStatus\x12\".lgsp.api.node.v1.GetStatusRequest\x1a#.lgsp.api.node.v1.GetStatusResponse\x12\x63\n\x0eRotateTokenKey\x12\'.lgsp.api.node.v1.RotateTokenKeyRequest\x1a(.lgsp.api.node.v1.RotateTokenKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blgsp/api/node/v1/node.proto\x12\x10lgsp.api.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xd5\x03\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12registry_connected\x18\x03 \x01(\x08\x12\x19\n\x11registry_revision\x18\x04 \x01(\x04\x12\x19\n\x11serving_from_disk\x18\x05 \x01(\x08\x12(\n\x07proxies\x18\x06 \x03(\x0b\x32\x17.lgsp.api.node.v1.Proxy\x12%\n\x05nacks\x18\x07 \x03(\x0b\x32\x16.lgsp.api.node.v1.Nack\x12\x16\n\x0elive_endpoints\x18\x08 \x01(\x05\x12\x19\n\x11\x65xpired_endpoints\x18\t \x01(\x05\x12\x11\n\ttoken_kid\x18\n \x01(\t\x12\x1b\n\x13registry_unreadable\x18( \x01(\x03\x12 \n\x18registry_unreadable_last\x18) \x01(\t\x12\x1a\n\x12registry_held_keys\x18* \x01(\x05\x12\x17\n\x0fregistry_frozen\x18+ \x01(\x08\x12+\n\x05masks\x18\x14 \x01(\x0b\x32\x1c.lgsp.api.node.v1.MaskAlarms\"Q\n\nMaskAlarms\x12\x1c\n\x14unreadable_responses\x18\x01 \x01(\x04\x12\x14\n\x0cguard_errors\x18\x02 \x01(\x04\x12\x0f\n\x07unknown\x18\x03 \x01(\x08\"9\n\x05Proxy\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07pending\x18\x03 \x01(\x05\"f\n\x04Nack\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15RotateTokenKeyRequest\";\n\x16RotateTokenKeyResponse\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x14\n\x0cprevious_kid\x18\x02 \x01(\t2\xc8\x01\n\x0bNodeService\x12T\n\tGetStatus\x12\".lgsp.api.node.v1.GetStatusRequest\x1a#.lgsp.api.node.v1.GetStatusResponse\x12\x63\n\x0eRotateTokenKey\x12\'.lgsp.api.node.v1.RotateTokenKeyRequest\x1a(.lgsp.api.node.v1.RotateTokenKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=82
   _globals['_GETSTATUSREQUEST']._serialized_end=100
   _globals['_GETSTATUSRESPONSE']._serialized_start=103
-  _globals['_GETSTATUSRESPONSE']._serialized_end=527
-  _globals['_PROXY']._serialized_start=529
-  _globals['_PROXY']._serialized_end=586
-  _globals['_NACK']._serialized_start=588
-  _globals['_NACK']._serialized_end=690
-  _globals['_ROTATETOKENKEYREQUEST']._serialized_start=692
-  _globals['_ROTATETOKENKEYREQUEST']._serialized_end=715
-  _globals['_ROTATETOKENKEYRESPONSE']._serialized_start=717
-  _globals['_ROTATETOKENKEYRESPONSE']._serialized_end=776
-  _globals['_NODESERVICE']._serialized_start=779
-  _globals['_NODESERVICE']._serialized_end=979
+  _globals['_GETSTATUSRESPONSE']._serialized_end=572
+  _globals['_MASKALARMS']._serialized_start=574
+  _globals['_MASKALARMS']._serialized_end=655
+  _globals['_PROXY']._serialized_start=657
+  _globals['_PROXY']._serialized_end=714
+  _globals['_NACK']._serialized_start=716
+  _globals['_NACK']._serialized_end=818
+  _globals['_ROTATETOKENKEYREQUEST']._serialized_start=820
+  _globals['_ROTATETOKENKEYREQUEST']._serialized_end=843
+  _globals['_ROTATETOKENKEYRESPONSE']._serialized_start=845
+  _globals['_ROTATETOKENKEYRESPONSE']._serialized_end=904
+  _globals['_NODESERVICE']._serialized_start=907
+  _globals['_NODESERVICE']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)

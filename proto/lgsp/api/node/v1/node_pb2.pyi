@@ -52,6 +52,7 @@ class GetStatusResponse(_message.Message):
     REGISTRY_UNREADABLE_LAST_FIELD_NUMBER: _builtins.int
     REGISTRY_HELD_KEYS_FIELD_NUMBER: _builtins.int
     REGISTRY_FROZEN_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     registry_connected: _builtins.bool
     """True while the registry's stream is being followed."""
@@ -77,6 +78,8 @@ class GetStatusResponse(_message.Message):
     def nacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nack]:
         """Resources that Envoy refused, and why."""
 
+    @_builtins.property
+    def masks(self) -> Global___MaskAlarms: ...
     def __init__(
         self,
         *,
@@ -94,14 +97,45 @@ class GetStatusResponse(_message.Message):
         registry_unreadable_last: _builtins.str = ...,
         registry_held_keys: _builtins.int = ...,
         registry_frozen: _builtins.bool = ...,
+        masks: Global___MaskAlarms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["masks", b"masks", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_endpoints", b"expired_endpoints", "live_endpoints", b"live_endpoints", "nacks", b"nacks", "node", b"node", "proxies", b"proxies", "registry_connected", b"registry_connected", "registry_frozen", b"registry_frozen", "registry_held_keys", b"registry_held_keys", "registry_revision", b"registry_revision", "registry_unreadable", b"registry_unreadable", "registry_unreadable_last", b"registry_unreadable_last", "serving_from_disk", b"serving_from_disk", "time", b"time", "token_kid", b"token_kid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_endpoints", b"expired_endpoints", "live_endpoints", b"live_endpoints", "masks", b"masks", "nacks", b"nacks", "node", b"node", "proxies", b"proxies", "registry_connected", b"registry_connected", "registry_frozen", b"registry_frozen", "registry_held_keys", b"registry_held_keys", "registry_revision", b"registry_revision", "registry_unreadable", b"registry_unreadable", "registry_unreadable_last", b"registry_unreadable_last", "serving_from_disk", b"serving_from_disk", "time", b"time", "token_kid", b"token_kid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class MaskAlarms(_message.Message):
+    """Responses of masked methods that could not be masked, since this node's Envoy started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNREADABLE_RESPONSES_FIELD_NUMBER: _builtins.int
+    GUARD_ERRORS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    unreadable_responses: _builtins.int
+    """Not passed on, because nobody could read them: a provider's fault."""
+    guard_errors: _builtins.int
+    """The gateway's own guard failed: a fault of the platform."""
+    unknown: _builtins.bool
+    """Envoy did not tell."""
+    def __init__(
+        self,
+        *,
+        unreadable_responses: _builtins.int = ...,
+        guard_errors: _builtins.int = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard_errors", b"guard_errors", "unknown", b"unknown", "unreadable_responses", b"unreadable_responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskAlarms: _TypeAlias = MaskAlarms  # noqa: Y015
 
 @_typing.final
 class Proxy(_message.Message):

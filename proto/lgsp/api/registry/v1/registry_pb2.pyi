@@ -2915,3 +2915,178 @@ class WatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class WatchRightsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Services of the caller's own; operators may name any."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRightsRequest: _TypeAlias = WatchRightsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRightsResponse(_message.Message):
+    """What is true of one service from now on, in place of all that was said of it before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Empty when there is nothing new: the registry is still followed."""
+    revision: _builtins.int
+    complete: _builtins.bool
+    """True when every service was told once, and with every response after it."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodViews]:
+        """A method that is in none of them is seen whole by everyone."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        methods: _abc.Iterable[Global___MethodViews] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "methods", b"methods", "revision", b"revision", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRightsResponse: _TypeAlias = WatchRightsResponse  # noqa: Y015
+
+@_typing.final
+class MethodViews(_message.Message):
+    """Who sees what of some methods that are alike in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHODS_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
+    masked: _builtins.bool
+    """Somebody sees only a part."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___View]:
+        """A caller in none of them sees nothing."""
+
+    def __init__(
+        self,
+        *,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        views: _abc.Iterable[Global___View] | None = ...,
+        masked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masked", b"masked", "methods", b"methods", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodViews: _TypeAlias = MethodViews  # noqa: Y015
+
+@_typing.final
+class View(_message.Message):
+    """What its viewers see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWERS_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    LEAVES_FIELD_NUMBER: _builtins.int
+    whole: _builtins.bool
+    @_builtins.property
+    def viewers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Viewer]: ...
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Leaf]:
+        """Everything else is removed, unknown fields included."""
+
+    def __init__(
+        self,
+        *,
+        viewers: _abc.Iterable[Global___Viewer] | None = ...,
+        whole: _builtins.bool = ...,
+        leaves: _abc.Iterable[Global___Leaf] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "viewers", b"viewers", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___View: _TypeAlias = View  # noqa: Y015
+
+@_typing.final
+class Viewer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    purpose: _builtins.str
+    """Empty: for any purpose that has no view of its own."""
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Viewer: _TypeAlias = Viewer  # noqa: Y015
+
+@_typing.final
+class Leaf(_message.Message):
+    """A field below which nothing is told apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    HOLLOW_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Field names joined by dots; the key and value of a map are named `key` and `value`."""
+    hollow: _builtins.bool
+    """A message without fields in the published contract: what it holds all the same is removed."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same as field numbers."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        hollow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hollow", b"hollow", "numbers", b"numbers", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leaf: _TypeAlias = Leaf  # noqa: Y015

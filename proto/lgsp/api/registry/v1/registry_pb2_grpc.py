@@ -205,6 +205,11 @@ class RegistryServiceStub:
                 request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.WatchRights = channel.unary_stream(
+                '/lgsp.api.registry.v1.RegistryService/WatchRights',
+                request_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -432,6 +437,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRights(self, request, context):
+        """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -604,6 +616,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.SerializeToString,
+            ),
+            'WatchRights': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRights,
+                    request_deserializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1525,6 +1542,33 @@ class RegistryService:
             '/lgsp.api.registry.v1.RegistryService/Watch',
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
             lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lgsp.api.registry.v1.RegistryService/WatchRights',
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsRequest.SerializeToString,
+            lgsp_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchRightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

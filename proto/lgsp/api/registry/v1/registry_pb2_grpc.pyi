@@ -84,6 +84,8 @@ class RegistryServiceStub:
     ListGroups: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListGroupsRequest, _registry_pb2.ListGroupsResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
     """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
+    WatchRights: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRightsRequest, _registry_pb2.WatchRightsResponse]
+    """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -141,6 +143,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListGroups: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListGroupsRequest, _registry_pb2.ListGroupsResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
     """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
+    WatchRights: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRightsRequest, _registry_pb2.WatchRightsResponse]  # type: ignore[assignment]
+    """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry's API. Reached through the gateway under the same rules as any service."""
@@ -399,5 +403,13 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
         """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
+
+    @_abc_1.abstractmethod
+    def WatchRights(
+        self,
+        request: _registry_pb2.WatchRightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchRightsResponse], _abc.AsyncIterator[_registry_pb2.WatchRightsResponse]]:
+        """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,6 +4,7 @@ Rule 1: a grant without purposes is the more generous: its consumer calls as it 
 Rule 2: what a consumer sees is the union of the grants that its call falls under; a grant without a mask shows the whole.
 Rule 3: fields are judged by the contract in force; a mask that no longer fits it keeps what it still names, and no more.
 Rule 4: a used-up grant allows nothing; its consumer is told so unless another grant lets it through.
+Rule 5: both walls, the provider's and the gateway's, stand on what is computed here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,36 @@ from google.protobuf.descriptor import Descriptor
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Grant
-from lgsp.gateway.xds.policy import FieldRule, Limit
 from lgsp.registry.grants import EVERY_METHOD, EVERYONE
-from lgsp.registry.masks import leaves
+from lgsp.registry.masks import Leaf, leaf_fields, leaves
+from lgsp.registry.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """A leaf of a response and who keeps it: `consumers` whatever the purpose, others for a purpose."""
+
+    path: str
+    consumers: frozenset[str] = frozenset()
+    by_purpose: tuple[tuple[str, frozenset[str]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What `viewers` see of a response: (consumer, purpose), of which an empty purpose is any that is not named."""
+
+    viewers: tuple[tuple[str, str], ...]
+    whole: bool = False
+    leaves: tuple[Leaf, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`rate` calls a second of one consumer, shared by `methods`."""
+
+    consumer: str
+    methods: tuple[str, ...]
+    rate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +87,17 @@ class Access:
     everyone: bool
     exhausted: frozenset[str]
     fields: tuple[FieldRule, ...]
+    views: tuple[View, ...] = ()
+
+
+def right_of(state: State, grant: Grant, *, exhausted: bool = False) -> Right:
+    """The grant with the systems that it is for now, without revoked ones."""
+    return Right(grant, frozenset(each for each in state.members(grant) if _is_active(state, each)), exhausted)
+
+
+def _is_active(state: State, system: str) -> bool:
+    entry = state.get("system", system)
+    return entry is not None and not entry.record.system.HasField("revoked_at")
 
 
 def access(rights: Iterable[Right], method: str, response: Descriptor | None) -> Access:
@@ -72,14 +111,47 @@ def access(rights: Iterable[Right], method: str, response: Descriptor | None) ->
             bound[system] |= right.purposes
     spent = frozenset(system for right in covering if right.exhausted for system in right.systems)
     everyone = any(right.everyone for right in usable)
-    masked = response is not None and not everyone and any(right.seen(method) is not None for right in usable)
+    seen = response if not everyone and any(right.seen(method) is not None for right in usable) else None
     return Access(
         consumers=free,
         purposes=tuple(sorted(bound.items())),
         everyone=everyone,
         exhausted=spent - free - bound.keys(),
-        fields=_fields(usable, method, response) if masked and response is not None else (),
+        fields=_fields(usable, method, seen) if seen is not None else (),
+        views=_views(usable, method, seen) if seen is not None else (),
     )
+
+
+def _views(rights: list[Right], method: str, response: Descriptor) -> tuple[View, ...]:
+    """Those who see alike together; whoever is in none of them sees nothing."""
+    try:
+        known = leaf_fields(response)
+    except BusError:
+        known = ()  # see `_fields`
+    everything = frozenset(leaf.path for leaf in known)
+    seen: dict[tuple[str, str], tuple[bool, frozenset[str]]] = defaultdict(lambda: (False, frozenset()))
+    for right in rights:
+        shown = right.seen(method)
+        for system in right.systems:
+            for purpose in right.purposes or ("",):
+                whole, paths = seen[system, purpose]
+                seen[system, purpose] = (whole or shown is None, paths | (everything & (shown or frozenset())))
+    alike: dict[tuple[bool, frozenset[str]], list[tuple[str, str]]] = defaultdict(list)
+    for (system, purpose), (whole, paths) in seen.items():
+        always = seen.get((system, ""), (False, frozenset()))
+        whole = whole or always[0]
+        alike[whole, frozenset() if whole else paths | always[1]].append((system, purpose))
+    made = [
+        View(tuple(sorted(viewers)), whole, tuple(leaf for leaf in known if leaf.path in paths))
+        for (whole, paths), viewers in alike.items()
+    ]
+    return tuple(sorted(made, key=lambda view: view.viewers))
+
+
+def whole_view(found: Access) -> View:
+    """The one view of a method that nobody sees in part."""
+    bound = [(system, purpose) for system, purposes in found.purposes for purpose in purposes]
+    return View(tuple(sorted([*((system, "") for system in found.consumers), *bound])), whole=True)
 
 
 def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[FieldRule, ...]:
@@ -87,8 +159,9 @@ def _fields(rights: list[Right], method: str, response: Descriptor) -> tuple[Fie
     try:
         paths = leaves(response)
     except BusError:
-        # The contract became recursive: nothing is told apart any more, so nothing is shown.
-        return tuple(FieldRule(field.name) for field in response.fields)
+        # The contract became recursive: nothing is told apart any more, so nothing is shown to those with a mask.
+        whole = _keepers([right for right in rights if right.seen(method) is None], method, "")
+        return tuple(FieldRule(field.name, *whole) for field in response.fields)
     rules = {path: _keepers(rights, method, path) for path in paths}
     return tuple(FieldRule(path, *kept) for path, kept in _collapsed(rules).items())
 
