@@ -22,7 +22,8 @@ from lgsp.registry.state import State
 
 M = TypeVar("M", bound=Message)
 MAX_RECORDS: Final = 1000
-_MAX_DEPTH: Final = 20
+MAX_DRY_RUN: Final = 20_000
+MAX_DIFFERENCES: Final = 10_000
 _MAX_ACT: Final = 200
 _MAX_LIST: Final = 200
 
@@ -72,6 +73,41 @@ def check_agency(agency: pb.Agency) -> None:
             raise BusError(
                 "REQUEST_MALFORMED", f"{network[:64]!r} is no network, which looks like 10.20.0.0/16"
             ) from None
+
+
+def with_history(given: pb.Agency, known: pb.Agency) -> pb.Agency:
+    """What an import makes of a record: files may leave out what an agency was before and that it was revoked."""
+    made = _copied(given)
+    if not made.former:
+        made.former.extend(known.former)
+    if known.HasField("revoked_at") and not made.HasField("revoked_at"):
+        made.revoked_at.CopyFrom(known.revoked_at)
+        made.revoked_reason = known.revoked_reason
+    return made
+
+
+def differences(before: pb.Agency, after: pb.Agency) -> list[pb.FieldChange]:
+    """The fields that differ, in the order of the contract; a name is told by language."""
+    old, new = _as_text(before), _as_text(after)
+    return [
+        pb.FieldChange(id=after.id, field=name, before=old.get(name, ""), after=new.get(name, ""))
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name, "") != new.get(name, "")
+    ]
+
+
+def _as_text(agency: pb.Agency) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for field, value in agency.ListFields():
+        if field.name == "names":
+            found |= {"names.vi": value.vi, "names.en": value.en}
+        elif field.name == "former":
+            found["former"] = "; ".join(f"{each.names.vi} until {each.until.ToJsonString()}" for each in value)
+        elif field.is_repeated:
+            found[field.name] = ", ".join(value)
+        else:
+            found[field.name] = value.ToJsonString() if isinstance(value, Timestamp) else str(value)
+    return found
 
 
 @dataclass(slots=True)
@@ -212,18 +248,26 @@ class Reform:
             raise BusError("REORGANIZATION_INVALID", f"{agency} has systems or grants: say whether they move or end")
 
     def _move(self, agency: str, systems: list[pb.System], grants: list[pb.Grant]) -> None:
-        successors = self.agencies[agency].successors
-        if not successors:
-            raise BusError(
-                "REORGANIZATION_INVALID", f"{agency} has no successor to which its systems and grants could move"
-            )
+        heir = self._heir(agency)
         for system in systems:
             self.systems[system.id] = _copied(system)
-            self.systems[system.id].agency = successors[0]
+            self.systems[system.id].agency = heir
         for grant in grants:
             moved = self.grants[grant.id] = _copied(grant)
-            moved.agency = successors[0]
-            self._note(moved, "moved", f"from {agency} to {successors[0]}")
+            moved.agency = heir
+            self._note(moved, "moved", f"from {agency} to {heir}")
+
+    def _heir(self, agency: str) -> str:
+        """The first successor that goes on; one that ends in the same reform hands on to its own."""
+        heir, gone = agency, set(self.ended)
+        while heir in gone:
+            successors = self.agencies[heir].successors
+            if not successors:
+                raise BusError(
+                    "REORGANIZATION_INVALID", f"{agency} has no successor to which its systems and grants could move"
+                )
+            heir = successors[0]
+        return heir
 
     def _revoke(self, agency: str, systems: list[pb.System], grants: list[pb.Grant]) -> None:
         reason = f"{agency} ended: {self.act}"[:500]
@@ -268,15 +312,13 @@ class Reform:
         return self.agencies[identifier]
 
     def _need_no_circle(self, agency: pb.Agency) -> None:
-        above = agency.parent
-        for _ in range(_MAX_DEPTH):
-            if not above:
-                return
+        above, seen = agency.parent, set[str]()
+        while above and above not in seen:
             if above == agency.id:
-                break
+                raise BusError("REORGANIZATION_INVALID", f"{agency.id} would stand below itself")
+            seen.add(above)
             found = self._find(above)
             above = found.parent if found is not None else ""
-        raise BusError("REORGANIZATION_INVALID", f"{agency.id} would stand below itself")
 
 
 def _copied(message: M) -> M:

@@ -26,6 +26,20 @@ _MAX_BASIS: Final = 500
 GUARDED: Final = frozenset({pb.CLASSIFICATION_PERSONAL, pb.CLASSIFICATION_SECRET})
 
 
+def state_of(grant: pb.Grant) -> pb.GrantState.ValueType:
+    """Where a grant is; records made before there were states say it by `revoked_at`."""
+    if grant.HasField("revoked_at"):
+        return pb.GRANT_STATE_REVOKED
+    return grant.state or pb.GRANT_STATE_ACTIVE
+
+
+def in_force(grant: pb.Grant, now: Timestamp) -> bool:
+    """True while it allows something: approved, begun, not ended, not revoked."""
+    begun = not grant.HasField("not_before") or _ns(grant.not_before) <= _ns(now)
+    over = grant.HasField("not_after") and _ns(grant.not_after) <= _ns(now)
+    return state_of(grant) == pb.GRANT_STATE_ACTIVE and begun and not over
+
+
 def check_subject(grant: pb.Grant) -> None:
     """Exactly one of system, agency and group; `everyone` only for what is bound by nothing else."""
     named = [text for text in (grant.consumer, grant.agency, grant.group) if text]
@@ -102,13 +116,23 @@ def _expand_masks(grant: pb.Grant, responses: Mapping[str, Descriptor]) -> None:
 
 
 def with_terms(grant: pb.Grant, terms: pb.Grant) -> pb.Grant:
-    """The grant with the terms that `terms` sets; what it leaves unset stays."""
+    """The grant with the terms that `terms` sets; what it leaves unset stays.
+
+    Masks of methods that are no longer granted go with them; a purpose that names no law keeps the one it had.
+    """
     made = pb.Grant()
     made.CopyFrom(grant)
+    laws = {each.code: each.legal_basis for each in grant.purposes}
     for name in ("methods", "purposes", "masks"):
         if getattr(terms, name):
             made.ClearField(name)
             getattr(made, name).extend(getattr(terms, name))
+    if terms.methods and not terms.masks and list(made.methods) != [EVERY_METHOD]:
+        kept = [mask for mask in grant.masks if mask.method in terms.methods]
+        made.ClearField("masks")
+        made.masks.extend(kept)
+    for purpose in made.purposes:
+        purpose.legal_basis = purpose.legal_basis or laws.get(purpose.code, "")
     for name in ("rate", "daily_quota"):
         if getattr(terms, name):
             setattr(made, name, getattr(terms, name))

@@ -17,6 +17,7 @@ from lgsp.api.errors import BusError
 MAX_PATHS: Final = 200
 MAX_LEAVES: Final = 2000
 _MAX_PATH: Final = 500
+_MAX_DEPTH: Final = 64
 
 
 def leaves(message: Descriptor) -> tuple[str, ...]:
@@ -43,6 +44,8 @@ def expand(message: Descriptor, paths: Iterable[str]) -> frozenset[str]:
 def _collect(message: Descriptor, prefix: str, above: tuple[str, ...], found: list[str]) -> None:
     if message.full_name in above:
         raise BusError("MASK_INVALID", f"{message.full_name} contains itself: its fields cannot be masked")
+    if len(above) >= _MAX_DEPTH:
+        raise BusError("MASK_INVALID", f"the response is deeper than {_MAX_DEPTH} messages: too deep to mask")
     for field in message.fields:
         path = f"{prefix}{field.name}"
         inner = _inner(field)

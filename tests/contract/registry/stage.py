@@ -22,7 +22,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.leases import Leases
-from lgsp.registry.store import Store
+from lgsp.registry.store import Store, Write
 from tests.support.descriptors import descriptor_set
 
 OPERATOR, PROVIDER, CONSUMER = "H26/operator", "H26.1/provider", "H26.2/consumer"
@@ -61,6 +61,7 @@ class Api:
         self.effects: list[int] = []
         self.effective = True
         self.operators = {OPERATOR}
+        self.platform: set[str] = set()
 
     async def await_effect(self, revision: int, timeout_s: float) -> bool:
         assert 0 < timeout_s < 10
@@ -90,6 +91,10 @@ class Api:
             await self.operator.CreateAgency(agency=pb.Agency(id=f"H26.{number}", parent="H26"))
         for name in (OPERATOR, PROVIDER, CONSUMER):
             await self.operator.CreateSystem(system=pb.System(id=name, jwks=jwks()))
+
+    async def write(self, kind: str, key: str, value: Any) -> None:
+        """A new record past the API."""
+        await self.store.write([Write(kind, key, value, 0)], operation_id=operation(), actor="test")
 
     async def publish(self, name: str = SERVICE, **fields: object) -> pb.PublishServiceResponse:
         service = pb.Service(name=name, provider=PROVIDER, **fields)
@@ -139,6 +144,7 @@ async def serving(store: Store) -> AsyncIterator[Api]:
         effective=api.await_effect,
         operators=api.operators.__contains__,
         endpoint_policy=api.endpoint_policy,
+        platform=api.platform,
     )
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.max_receive_message_length", 8 << 20)])
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)

@@ -70,7 +70,7 @@ async def test_what_breaks_is_refused_with_line_rule_and_users(life):
     reason, detail = await refused(life.publish_life(RETYPED))
     assert reason == "CONTRACT_INCOMPATIBLE"
     assert "life.proto:9: FIELD_WIRE_JSON_COMPATIBLE_TYPE" in detail
-    assert f"Used by {CONSUMER}." in detail
+    assert f"Used by {CONSUMER} (Get, no call on record)." in detail
     reason, detail = await refused(life.publish_life(WITHOUT_LIST))
     assert (reason, "RPC_NO_DELETE" in detail, "No consumer uses" in detail) == ("CONTRACT_INCOMPATIBLE", True, True)
     assert life.revision == before

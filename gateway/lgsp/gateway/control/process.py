@@ -133,6 +133,7 @@ class Control:
             operators=self._is_operator,
             endpoint_policy=self._check_endpoint,
             uses=self.usage.uses,
+            platform=founding.PLATFORM,
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
@@ -140,10 +141,12 @@ class Control:
     def _is_operator(self, system: str) -> bool:
         """Operators are the systems with a grant in force to create grants."""
         now = self.publisher.now()
-        grants = (entry.record.grant for entry in self.store.state.grants_by_service(founding.REGISTRY_SERVICE))
         return any(
-            grant.consumer == system and compiler.holds(grant, now) and {"*", "CreateGrant"} & set(grant.methods)
-            for grant in grants
+            grant.service == founding.REGISTRY_SERVICE
+            and grant.consumer == system
+            and compiler.holds(grant, now)
+            and {"*", "CreateGrant"} & set(grant.methods)
+            for grant in self.store.state.grants_of(system)
         )
 
     def _check_endpoint(self, address: str) -> None:

@@ -8,6 +8,7 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import compatibility, contracts, identifiers, paging
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
+from lgsp.registry.grants import EVERY_METHOD, EVERYONE, state_of
 from lgsp.registry.lifecycle import (
     DEPRECATED,
     DRAFT,
@@ -30,6 +31,7 @@ class Services(Part):
     async def PublishService(self, request: pb.PublishServiceRequest, context: Context) -> pb.PublishServiceResponse:
         caller, service = self.caller(context), _wished(request.service)
         identifiers.check_service(service.name)
+        self.need_not_platform(service.name)
         entry = self._own_or_new(caller, service)
         contract = contracts.load_contract(request.contract, service.name)
         advice = await compatibility.advice(request.contract, _own_files(contract, service.name))
@@ -75,6 +77,7 @@ class Services(Part):
         service, revision = entry.record.service, entry.revision
         if not service.HasField("retired_at"):
             service = copied(service)
+            service.version = version_of(service)
             service.lifecycle = RETIRED
             service.retired_at.CopyFrom(now())
             revision = await self.replace("service", request.name, service, entry, request.operation_id, caller)
@@ -82,20 +85,20 @@ class Services(Part):
         return pb.RetireServiceResponse(service=service, revision=revision)
 
     async def GetService(self, request: pb.GetServiceRequest, context: Context) -> pb.GetServiceResponse:
-        self.caller(context)
-        entry = self.need("service", request.name)
+        entry = self.need_visible("service", request.name, self.caller(context))
         return pb.GetServiceResponse(service=entry.record.service, revision=entry.revision)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: Context) -> pb.ListServicesResponse:
-        self.caller(context)
-        found, token = paging.page(self.state, "service", request)
+        caller = self.caller(context)
+        found, token = paging.page(
+            self.state, "service", request, lambda each: self.visible(caller, "service", each.record)
+        )
         return pb.ListServicesResponse(services=[each.record.service for each in found], next_page_token=token)
 
     async def ListServiceVersions(
         self, request: pb.ListServiceVersionsRequest, context: Context
     ) -> pb.ListServiceVersionsResponse:
-        self.caller(context)
-        self.need("service", request.service)
+        self.need_visible("service", request.service, self.caller(context))
         found, token = paging.page(
             self.state, "service_version", request, lambda each: each.record.service_version.service == request.service
         )
@@ -103,8 +106,7 @@ class Services(Part):
         return pb.ListServiceVersionsResponse(versions=versions, next_page_token=token)
 
     async def CheckContract(self, request: pb.CheckContractRequest, context: Context) -> pb.CheckContractResponse:
-        self.caller(context)
-        known = self.need("service", request.service).record.service
+        known = self.need_visible("service", request.service, self.caller(context)).record.service
         contract = contracts.load_contract(request.contract, request.service)
         before = await self.store.get_contract(known.contract_digest)
         broken = await compatibility.breaking(request.contract, before)
@@ -115,8 +117,8 @@ class Services(Part):
         )
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
-        self.caller(context)
-        digest = self.need("service", request.service).record.service.contract_digest
+        entry = self.need_visible("service", request.service, self.caller(context))
+        digest = entry.record.service.contract_digest
         if request.version:
             found = self.need("service_version", version_key(request.service, request.version))
             digest = found.record.service_version.contract_digest
@@ -135,8 +137,10 @@ class Services(Part):
         return entry
 
     def _owned(self, name: str, context: Context) -> tuple[str, Entry]:
-        caller, entry = self.caller(context), self.need("service", name)
+        caller = self.caller(context)
+        entry = self.need_visible("service", name, caller)
         self.need_owner(caller, entry.record.service.provider)
+        self.need_not_platform(name)
         return caller, entry
 
     def _need_people(self, service: pb.Service) -> None:
@@ -153,9 +157,8 @@ class Services(Part):
         broken = [] if before == request.contract else await compatibility.breaking(request.contract, before)
         if broken and not request.override_reason.strip():
             methods = compatibility.touched_methods(contracts.load_contract(before), known.name, broken)
-            used = sorted({use.consumer for use in self._affected(known.name, methods)})
-            who = f" Used by {', '.join(used[:10])}." if used else " No consumer uses what it breaks."
-            raise BusError("CONTRACT_INCOMPATIBLE", compatibility.in_words(broken) + "." + who)
+            who = compatibility.users_in_words(self._affected(known.name, methods))
+            raise BusError("CONTRACT_INCOMPATIBLE", f"{compatibility.in_words(broken).rstrip('.')}. {who}")
         return broken
 
     def _take_up(self, service: pb.Service, known: pb.Service | None, *, draft: bool) -> None:
@@ -199,11 +202,14 @@ class Services(Part):
     def _affected(self, service: str, methods: set[str]) -> list[pb.Use]:
         """Who may use the methods or did: from grants, with the calls on record."""
         found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
+        today = now().ToNanoseconds()
         for entry in self.state.grants_by_service(service):
             grant = entry.record.grant
-            if grant.state in (pb.GRANT_STATE_UNSPECIFIED, pb.GRANT_STATE_ACTIVE) and not grant.HasField("revoked_at"):
-                for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
-                    for system in self.state.members(grant):
+            over = grant.HasField("not_after") and grant.not_after.ToNanoseconds() <= today
+            if state_of(grant) == pb.GRANT_STATE_ACTIVE and not over:
+                holders = {EVERYONE} if grant.group == EVERYONE else self.state.members(grant)
+                for method in methods if list(grant.methods) == [EVERY_METHOD] else methods & set(grant.methods):
+                    for system in holders:
                         found.setdefault((system, method), pb.Use(consumer=system, method=method))
         return [found[key] for key in sorted(found)][:1000]
 
