@@ -18,6 +18,8 @@ from cryptography import x509
 
 from lgsp.api.node.v1.node_pb2 import GetStatusRequest, GetStatusResponse
 from lgsp.api.node.v1.node_pb2_grpc import NodeServiceStub
+from lgsp.api.registry.v1.registry_pb2 import ListGrantsRequest
+from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.failures import call_text
 from lgsp.cli.output import ExitCode, as_dict, print_json, print_table
 from lgsp.cli.plug import status_of
@@ -28,6 +30,7 @@ from lgsp.gateway.settings import Settings
 
 _SKEW_S: Final = 5.0
 _CERTIFICATE_DAYS: Final = 14
+_EXPIRING_DAYS: Final = 14
 _LOW_DISK: Final = 1 << 30
 State = Literal["ok", "warning", "failed"]
 
@@ -45,7 +48,7 @@ class Finding(msgspec.Struct, frozen=True):
 @session_options
 @json_option
 def doctor(session: Session, as_json: bool) -> None:
-    """Check disk, modes, parts, port, certificate, clock, registry, configuration and leases; 1 if anything failed.
+    """Check disk, modes, parts, port, certificate, clock, registry, configuration, leases and grants that end soon; 1 if anything failed.
 
     \b
     Examples:
@@ -184,6 +187,7 @@ def _brokered(session: Session) -> Iterator[Finding]:
     yield Finding("call", "ok", f"a token and a call in {(ended - began) * 1000:.0f} ms")
     for look in _LOOKS:
         yield look(status, began, ended)
+    yield from _expiring(session)
 
 
 def _clock(status: GetStatusResponse, began: float, ended: float) -> Finding:
@@ -231,6 +235,26 @@ def _leases(status: GetStatusResponse, began: float, ended: float) -> Finding:
     if status.expired_endpoints:
         return Finding("leases", "warning", text, "`lgsp service show NAME` says which; start those providers again.")
     return Finding("leases", "ok", text)
+
+
+def _expiring(session: Session) -> Iterator[Finding]:
+    """Grants that end soon: all for an operator, one's own otherwise; nothing for who may not list them."""
+    request = ListGrantsRequest(page_size=1000)
+    request.expiring_within.FromSeconds(_EXPIRING_DAYS * 86_400)
+    try:
+        with session.channel() as channel:
+            found = RegistryServiceStub(channel).ListGrants(request, timeout=10)
+    except grpc.RpcError:
+        return
+    if not found.grants:
+        yield Finding("grants", "ok", f"none ends within {_EXPIRING_DAYS} days")
+        return
+    first = min(found.grants, key=lambda grant: grant.not_after.ToNanoseconds())
+    more = "at least " if found.next_page_token else ""
+    text = f"{more}{len(found.grants)} end within {_EXPIRING_DAYS} days, {first.id} at {first.not_after.ToJsonString()}"
+    yield Finding(
+        "grants", "warning", text, f"`lgsp grant list --expiring {_EXPIRING_DAYS}d` lists them; ask for new ones."
+    )
 
 
 _LOOKS: Final[tuple[Callable[[GetStatusResponse, float, float], Finding], ...]] = (

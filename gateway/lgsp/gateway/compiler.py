@@ -59,29 +59,27 @@ def service_policy(
 
 def holds(grant: Grant, now: datetime) -> bool:
     """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
+    return usable_from(grant, now) and (not grant.HasField("not_before") or time_of(grant.not_before) <= now)
+
+
+def usable_from(grant: Grant, now: datetime) -> bool:
+    """True while a grant is in force or will be by itself."""
     return (
         grant.state in _IN_FORCE
         and not grant.HasField("revoked_at")
-        and (not grant.HasField("not_before") or _time(grant.not_before) <= now)
-        and (not grant.HasField("not_after") or now < _time(grant.not_after))
+        and (not grant.HasField("not_after") or now < time_of(grant.not_after))
     )
 
 
-def next_boundary(grants: Iterable[Grant], keys: Iterable[NodeKey], now: datetime) -> datetime | None:
-    """When a grant next begins or ends by itself, or a key's time is over; None when nothing will."""
-    times = [
-        _time(getattr(grant, name))
-        for grant in grants
-        for name in ("not_before", "not_after")
-        if grant.HasField(name) and not grant.HasField("revoked_at")
-    ]
-    times += [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
-    return min((time for time in times if time > now), default=None)
+def boundaries(grant: Grant) -> list[datetime]:
+    """When a grant begins and ends by itself."""
+    times = [getattr(grant, name) for name in ("not_before", "not_after") if grant.HasField(name)]
+    return [] if grant.HasField("revoked_at") else [time_of(time) for time in times]
 
 
 def published_keys(keys: Iterable[NodeKey], now: datetime) -> list[dict[str, Any]]:
     """The JWKs of all nodes that still count at `now`, in the order of their ids."""
-    live = [key for key in keys if not key.HasField("retired_at") or now < _time(key.retired_at)]
+    live = [key for key in keys if not key.HasField("retired_at") or now < time_of(key.retired_at)]
     return [json.loads(key.jwk) for key in sorted(live, key=lambda key: key.kid)]
 
 
@@ -93,11 +91,12 @@ def trust_policy(
         issuer=issuer,
         jwks=json.dumps({"keys": published_keys(keys, now)}, sort_keys=True),
         revoked_systems=frozenset(system.id for system in systems if system.HasField("revoked_at")),
-        revoked_tokens=frozenset(each.token_id for each in tokens if now < _time(each.expires_at)),
+        revoked_tokens=frozenset(each.token_id for each in tokens if now < time_of(each.expires_at)),
     )
 
 
-def _time(stamp: Timestamp) -> datetime:
+def time_of(stamp: Timestamp) -> datetime:
+    """An instant in UTC."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 

@@ -98,15 +98,15 @@ def differences(before: pb.Agency, after: pb.Agency) -> list[pb.FieldChange]:
 
 def _as_text(agency: pb.Agency) -> dict[str, str]:
     found: dict[str, str] = {}
-    for field, value in agency.ListFields():
-        if field.name == "names":
+    for declared, value in agency.ListFields():
+        if declared.name == "names":
             found |= {"names.vi": value.vi, "names.en": value.en}
-        elif field.name == "former":
+        elif declared.name == "former":
             found["former"] = "; ".join(f"{each.names.vi} until {each.until.ToJsonString()}" for each in value)
-        elif field.is_repeated:
-            found[field.name] = ", ".join(value)
+        elif declared.is_repeated:
+            found[declared.name] = ", ".join(value)
         else:
-            found[field.name] = value.ToJsonString() if isinstance(value, Timestamp) else str(value)
+            found[declared.name] = value.ToJsonString() if isinstance(value, Timestamp) else str(value)
     return found
 
 

@@ -66,9 +66,8 @@ def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked
         grant.revoked_at.CopyFrom(stamp(-1))
     expected = not revoked and (begin is None or begin <= 0) and (end is None or end > 0)
     assert compiler.holds(grant, NOW) is expected
-    boundary = compiler.next_boundary([grant], [], NOW)
-    future = [each for each in (begin, end) if each is not None and each > 0 and not revoked]
-    assert boundary == (NOW + timedelta(seconds=min(future)) if future else None)
+    moments = [each for each in (begin, end) if each is not None and not revoked]
+    assert compiler.boundaries(grant) == [NOW + timedelta(seconds=each) for each in moments]
 
 
 def test_methods_carry_what_the_contract_says():
@@ -87,7 +86,6 @@ def test_trust_leaves_out_what_has_ended():
     ]
     systems = [System(id="H26/x", revoked_at=stamp(-1)), System(id="H26/y")]
     tokens = [TokenRevocation(token_id="t", expires_at=stamp(1)), TokenRevocation(token_id="u", expires_at=stamp(0))]
-    assert compiler.next_boundary([], keys, NOW) == NOW + timedelta(seconds=1)
     trust = compiler.trust_policy("https://i", keys, systems, tokens, NOW)
     assert [key["kid"] for key in json.loads(trust.jwks)["keys"]] == ["a", "b"]
     assert (trust.revoked_systems, trust.revoked_tokens) == ({"H26/x"}, {"t"})

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ from lgsp.gateway.control.node_api import NodeServicer
 from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.oauth.app import OAuthApp
 from lgsp.gateway.oauth.keys import SigningKeys
+from lgsp.gateway.oauth.lifetime import token_seconds
 from lgsp.gateway.oauth.server import AuthorizationServer
 from lgsp.gateway.settings import Settings
 from lgsp.gateway.usage.ledger import Ledger
@@ -40,7 +42,9 @@ from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy
 from lgsp.registry.api import RegistryServicer
+from lgsp.registry.grants import EVERYONE
 from lgsp.registry.leases import Leases
+from lgsp.registry.lifecycle import CARRIED, lifecycle_of
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
 
@@ -251,7 +255,19 @@ class Control:
             public_keys=public_keys,
             is_revoked=lambda jti: state.get("token_revocation", jti) is not None,
             development=self.settings.profile == "development",
+            lifetime=self._token_seconds,
         )
+
+    def _token_seconds(self, system: System) -> int:
+        """By the grants that the system could use, those for everyone included."""
+        state = self.store.state
+        grants = itertools.chain(state.grants_of(system.id), state.grants_by_group(EVERYONE))
+        carried = (each for each in grants if self._is_carried(each.service))
+        return token_seconds(carried, self.publisher.now())
+
+    def _is_carried(self, service: str) -> bool:
+        entry = self.store.state.get("service", service)
+        return entry is not None and lifecycle_of(entry.record.service) in CARRIED
 
     async def _serve_oauth(self) -> None:
         path = self.settings.oauth_socket

@@ -8,6 +8,7 @@ Rule 3: time is an input: grants that begin or end by themselves, and leases tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from typing import Any, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import Grant, Record
 from lgsp.gateway import compiler
+from lgsp.gateway.control.boundaries import Boundaries
 from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
@@ -27,6 +29,10 @@ from lgsp.registry.state import State
 
 log = structlog.get_logger("lgsp.publisher")
 _TRUST_KINDS = frozenset({"system", "node_key", "token_revocation"})
+# What is looked at again when a key's time is over; no service has this name.
+_TRUST = ""
+# A clock that is set, or a machine that slept, is noticed within this time.
+_LOOK_AGAIN_S = 5.0
 
 
 class Contracts(Protocol):
@@ -63,6 +69,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._revision = -1
+        self._boundaries = Boundaries()
         self.ready = False
         self._contract_of: dict[str, bytes] = {}
 
@@ -78,6 +85,8 @@ class Publisher:
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
+            if change.entry is not None:
+                self._appoint(change.kind, change.entry.record)
         self._wake.set()
 
     def touch(self, services: Iterable[str]) -> None:
@@ -96,6 +105,10 @@ class Publisher:
         """Publish everything noted so far."""
         self._wake.clear()
         revision, first = self._state.revision, not self.ready
+        if first:
+            for kind in ("grant", "node_key"):
+                for entry in self._state.all(kind).values():
+                    self._appoint(kind, entry.record)
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
         upserts: list[Resource] = self._trust() if self._trust_touched or first else []
@@ -127,17 +140,22 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        grants = [entry.record.grant for entry in self._state.all("grant").values()]
-        keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        boundary = compiler.next_boundary(grants, keys, self.now())
-        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else None
-        try:
-            async with asyncio.timeout(delay):
+        """Until something changed, or a grant or a key begins or ends by itself."""
+        boundary = self._boundaries.next()
+        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else _LOOK_AGAIN_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(delay, _LOOK_AGAIN_S)):
                 await self._wake.wait()
-        except TimeoutError:
-            # A grant begins or ends now, or a key; which is cheap to find out by compiling, and rare to need.
-            self._touched.update(grant.service for grant in grants)
-            self._trust_touched = True
+        due = self._boundaries.due(self.now())
+        self._trust_touched |= _TRUST in due
+        self._touched |= due - {_TRUST}
+
+    def _appoint(self, kind: str, record: Record) -> None:
+        """Remember when the record begins or ends by itself."""
+        if kind == "grant":
+            self._boundaries.add(compiler.boundaries(record.grant), record.grant.service, self.now())
+        elif kind == "node_key" and record.node_key.HasField("retired_at"):
+            self._boundaries.add([compiler.time_of(record.node_key.retired_at)], _TRUST, self.now())
 
     # --- compilation -------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class Systems(Part):
 def _shown(system: pb.System, *, whole: bool = True) -> pb.System:
     """A system without what is never returned, and for others than itself without why it was revoked."""
     shown = copied(system)
-    for name in ("development_secret",) if whole else ("development_secret", "revoked_reason"):
-        shown.ClearField(name)
+    shown.ClearField("development_secret")
+    if not whole:
+        shown.ClearField("revoked_reason")
     return shown
