@@ -45,12 +45,16 @@ def check_grant(identifier: str) -> str:
 def from_older_form(identifier: str) -> list[str]:
     """What an older identifier of 13 characters can mean: `001.03.15.H26` → `H26.15.03.001`, `H26.15.3.1`.
 
-    Levels that are all zeros are not there. Newer identifiers are written with and without leading zeros.
+    Levels that are all zeros are not there, and nothing is below them. Newer identifiers are written with and without
+    leading zeros.
     """
     found = _OLDER.fullmatch(identifier)
     if found is None:
         return []
-    levels = [part for part in found.groups()[2::-1] if int(part)]
+    every = found.groups()[2::-1]
+    levels = [part for part in every if int(part)]
+    if levels != list(every[: len(levels)]):
+        return []
     bare = ".".join([found[4], *(str(int(part)) for part in levels)])
     return list(dict.fromkeys([".".join([found[4], *levels]), bare]))
 

@@ -74,6 +74,7 @@ class Api:
             raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is not allowed")
 
     def attach(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.operator, self.provider, self.consumer = (self.as_(name) for name in (OPERATOR, PROVIDER, CONSUMER))
 
@@ -113,11 +114,16 @@ async def refused(call: Awaitable[object]) -> tuple[str, str]:
     """Reason and detail of a call that must be refused, whose code fits the reason."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    error = caught.value
+    return reason_of_error(caught.value), caught.value.details() or ""
+
+
+def reason_of_error(error: grpc.aio.AioRpcError) -> str:
+    """The reason that the refusal carries; its code must fit it."""
     packed = dict(error.trailing_metadata())[DETAILS_KEY]
     reason = reason_of(status_pb2.Status.FromString(packed))
+    assert reason is not None
     assert error.code() is TABLE[reason].code
-    return reason, error.details() or ""
+    return reason
 
 
 @asynccontextmanager
