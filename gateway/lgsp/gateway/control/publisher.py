@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -31,6 +32,8 @@ log = structlog.get_logger("lgsp.publisher")
 _TRUST_KINDS = frozenset({"system", "node_key", "token_revocation"})
 # What is looked at again when a key's time is over; no service has this name.
 _TRUST = ""
+# What the platform's own APIs take at once.
+MAX_PLATFORM_REQUEST: Final = 8 << 20
 # A clock that is set, or a machine that slept, is noticed within this time.
 _LOOK_AGAIN_S = 5.0
 
@@ -208,7 +211,8 @@ class Publisher:
         rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, rights, addresses, self.now())
+        policy = compiler.service_policy(service, contract, rights, addresses, self.now())
+        return replace(policy, max_request_bytes=MAX_PLATFORM_REQUEST) if name in self._sockets else policy
 
     def _right(self, grant: Grant) -> Right:
         systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))
