@@ -43,6 +43,7 @@ class Services(Part):
         self._need_people(service)
         broken = [] if request.draft else await self._need_compatible(known, request)
         service.contract_digest = await self.store.put_contract(request.contract)
+        _keep_declared(service, known)
         self._take_up(service, known, draft=request.draft)
         revision = entry.revision if entry is not None else 0
         if service != known:
@@ -225,6 +226,13 @@ def _wished(service: pb.Service) -> pb.Service:
     for name in ("retired_at", "lifecycle", "version", "deprecated_at", "sunset_at", "replaced_by", "contract_digest"):
         made.ClearField(name)
     return made
+
+
+def _keep_declared(service: pb.Service, known: pb.Service | None) -> None:
+    """What protects data is lowered by saying so, not by leaving it out."""
+    if known is not None:
+        service.classification = service.classification or known.classification
+        service.audit = service.audit or known.audit
 
 
 def _own_files(contract: contracts.Contract, service: str) -> list[str]:
