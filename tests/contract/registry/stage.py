@@ -62,6 +62,7 @@ class Api:
         self.effective = True
         self.operators = {OPERATOR}
         self.platform: set[str] = set()
+        self.calls: list[pb.Use] = []
 
     async def await_effect(self, revision: int, timeout_s: float) -> bool:
         assert 0 < timeout_s < 10
@@ -151,6 +152,7 @@ async def serving(store: Store) -> AsyncIterator[Api]:
         operators=api.operators.__contains__,
         endpoint_policy=api.endpoint_policy,
         platform=api.platform,
+        uses=lambda service: api.calls,
     )
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.max_receive_message_length", 8 << 20)])
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
