@@ -22,8 +22,6 @@ from lgsp.registry.state import State
 
 M = TypeVar("M", bound=Message)
 MAX_RECORDS: Final = 1000
-MAX_DRY_RUN: Final = 20_000
-MAX_DIFFERENCES: Final = 10_000
 _MAX_ACT: Final = 200
 _MAX_LIST: Final = 200
 
@@ -73,41 +71,6 @@ def check_agency(agency: pb.Agency) -> None:
             raise BusError(
                 "REQUEST_MALFORMED", f"{network[:64]!r} is no network, which looks like 10.20.0.0/16"
             ) from None
-
-
-def with_history(given: pb.Agency, known: pb.Agency) -> pb.Agency:
-    """What an import makes of a record: files may leave out what an agency was before and that it was revoked."""
-    made = _copied(given)
-    if not made.former:
-        made.former.extend(known.former)
-    if known.HasField("revoked_at") and not made.HasField("revoked_at"):
-        made.revoked_at.CopyFrom(known.revoked_at)
-        made.revoked_reason = known.revoked_reason
-    return made
-
-
-def differences(before: pb.Agency, after: pb.Agency) -> list[pb.FieldChange]:
-    """The fields that differ, in the order of the contract; a name is told by language."""
-    old, new = _as_text(before), _as_text(after)
-    return [
-        pb.FieldChange(id=after.id, field=name, before=old.get(name, ""), after=new.get(name, ""))
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name, "") != new.get(name, "")
-    ]
-
-
-def _as_text(agency: pb.Agency) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for declared, value in agency.ListFields():
-        if declared.name == "names":
-            found |= {"names.vi": value.vi, "names.en": value.en}
-        elif declared.name == "former":
-            found["former"] = "; ".join(f"{each.names.vi} until {each.until.ToJsonString()}" for each in value)
-        elif declared.is_repeated:
-            found[declared.name] = ", ".join(value)
-        else:
-            found[declared.name] = value.ToJsonString() if isinstance(value, Timestamp) else str(value)
-    return found
 
 
 @dataclass(slots=True)

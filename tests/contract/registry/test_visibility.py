@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, refused
@@ -80,6 +81,25 @@ async def test_a_grant_is_seen_by_its_holders_and_by_who_decides(people):
     assert (await people.as_(STRANGER).GetGrant(id="agency")).grant.agency == "H26.2"
     assert [each.id for each in (await people.consumer.ListGroups()).groups] == ["clinics"]
     assert not (await people.as_(STRANGER).ListGroups()).groups
+
+
+async def test_who_uses_a_service_is_told_to_who_decides_on_it(people):
+    await people.publish(stewards=[STEWARD])
+    for system in (CONSUMER, STRANGER):
+        grant = pb.Grant(consumer=system, service=SERVICE, methods=["GetWard"])
+        await people.operator.CreateGrant(grant=grant)
+    broken = descriptor_pb2.FileDescriptorSet.FromString(CONTRACT)
+    for file in broken.file:
+        for service in file.service:
+            del service.method[:]
+
+    async def users(caller) -> list[str]:
+        found = await caller.CheckContract(service=SERVICE, contract=broken.SerializeToString())
+        return [use.consumer for use in found.affected]
+
+    for caller in (people.provider, people.as_(STEWARD), people.operator):
+        assert await users(caller) == [CONSUMER, STRANGER]
+    assert await users(people.as_(STRANGER)) == [STRANGER]
 
 
 async def test_a_steward_does_not_approve_what_it_would_hold(people):

@@ -7,16 +7,8 @@ from typing import Final
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
-from lgsp.registry.agencies import (
-    MAX_DIFFERENCES,
-    MAX_DRY_RUN,
-    MAX_RECORDS,
-    Reform,
-    agency_at,
-    check_agency,
-    differences,
-    with_history,
-)
+from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
+from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, with_history
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write

@@ -21,6 +21,7 @@ from lgsp.registry.lifecycle import (
 )
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
+from lgsp.registry.visibility import decides
 
 Uses = Callable[[str], list[pb.Use]]
 
@@ -107,15 +108,17 @@ class Services(Part):
         return pb.ListServiceVersionsResponse(versions=versions, next_page_token=token)
 
     async def CheckContract(self, request: pb.CheckContractRequest, context: Context) -> pb.CheckContractResponse:
-        known = self.need_visible("service", request.service, self.caller(context)).record.service
+        caller = self.caller(context)
+        known = self.need_visible("service", request.service, caller).record.service
         contract = contracts.load_contract(request.contract, request.service)
         before = await self.store.get_contract(known.contract_digest)
         broken = await compatibility.breaking(request.contract, before)
         methods = compatibility.touched_methods(contracts.load_contract(before), request.service, broken)
         advice = await compatibility.advice(request.contract, _own_files(contract, request.service))
-        return pb.CheckContractResponse(
-            breaking=broken, advice=advice, affected=self._affected(request.service, methods)
-        )
+        affected = self._affected(request.service, methods)
+        if not decides(self.state, caller, request.service) and not self.operators(caller):
+            affected = [use for use in affected if use.consumer == caller]  # who else uses it is not its to know
+        return pb.CheckContractResponse(breaking=broken, advice=advice, affected=affected)
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
         entry = self.need_visible("service", request.service, self.caller(context))
