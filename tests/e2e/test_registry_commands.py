@@ -168,9 +168,12 @@ async def test_a_service_from_draft_to_its_end(city, tmp_path):
         "đời@hanoi.gov.vn",
         "--deadline",
         "5s",
+        "--audit",
+        "strict",
     )
     made = (await said(city, *publish, *said_of_it, "--idempotent", "Get", *contract(BASE)))["service"]
     assert (made["version"], made["owner"], made["deadline"]) == (1, "H26.7", "5s")
+    assert (made["classification"], made["audit"]) == ("CLASSIFICATION_INTERNAL", "AUDIT_LEVEL_STRICT")
     assert (made["contact"], made["idempotent_methods"]) == ("đời@hanoi.gov.vn", ["Get"])
 
     refusal = await refused(city, *publish, *contract(RETYPED))

@@ -88,6 +88,10 @@ _CONTRACT = click.option(
 @click.option("--draft", is_flag=True, help="Keep it as a draft: nobody can call it yet.")
 @click.option("--override", default="", metavar="REASON", help="Publish though it breaks the contract before; kept.")
 @click.option("--classification", type=click.Choice(_CLASSES), help="What its data are.")
+@click.option("--audit", type=click.Choice(["standard", "strict"]), help="How its calls are recorded.")
+@click.option(
+    "--browser-origin", "browser_origins", multiple=True, metavar="URL", help="Whose pages may call it; may repeat."
+)
 @click.option("--owner", default="", metavar="AGENCY", help="Who answers for it.")
 @click.option("--contact", default="", metavar="TEXT", help="Where people write to.")
 @click.option("--steward", "stewards", multiple=True, metavar="SYSTEM", help="Decides on its grants too; may repeat.")
@@ -104,6 +108,7 @@ def service_publish(
     draft: bool,
     override: str,
     classification: str | None,
+    audit: str | None,
     deadline: str | None,
     **given: Any,
 ) -> None:
@@ -119,6 +124,8 @@ def service_publish(
     made = pb.Service(name=name, names=pb.Names(vi=vi, en=en), **given)
     if classification is not None:
         made.classification = pb.Classification.Value(f"CLASSIFICATION_{classification.upper()}")
+    if audit is not None:
+        made.audit = pb.AuditLevel.Value(f"AUDIT_LEVEL_{audit.upper()}")
     if deadline is not None:
         made.deadline.FromSeconds(parse_duration(deadline))
     request = pb.PublishServiceRequest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from lgsp.api.errors import BusError
@@ -14,6 +15,7 @@ from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
 
 _MAX_ACT: Final = 200
+_PAUSE_EVERY: Final = 500
 
 
 class Agencies(Part):
@@ -125,7 +127,9 @@ class Agencies(Part):
         if not given or len(given) < len(request.agencies) or len(given) > most:
             raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {most} agencies, each once")
         answer, writes = pb.ImportAgenciesResponse(), list[Write]()
-        for each in given.values():
+        for number, each in enumerate(given.values(), start=1):
+            if request.dry_run and number % _PAUSE_EVERY == 0:
+                await asyncio.sleep(0)  # others are served meanwhile
             known = self._checked_import(each, given)
             agency = each if known is None else with_history(each, known)
             if known == agency:
