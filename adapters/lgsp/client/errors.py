@@ -16,6 +16,9 @@ from google.rpc import status_pb2
 from lgsp.api.errors import TABLE, reason_of
 from lgsp.api.errors.table import DETAILS_KEY
 
+# What gRPC's own library says of a message beyond its limit.
+_TOO_LARGE = "message larger than max"
+
 
 class CallError(grpc.aio.AioRpcError):
     """`reason` is a row of the table of reasons, or None when the answer carried none; `remedy` says what to do."""
@@ -48,6 +51,8 @@ def explain(error: grpc.RpcError) -> CallError:
     told: Any = error
     initial, trailing = told.initial_metadata() or (), told.trailing_metadata() or ()
     reason = _value(trailing, "x-lgsp-reason") or _value(initial, "x-lgsp-reason") or _packed_reason(trailing)
+    if reason is None and told.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (told.details() or ""):
+        reason = "REQUEST_TOO_LARGE"  # a gRPC library refused it, on either side, before any code of ours
     return _typed(reason)(told.code(), told.details() or "", initial, trailing, reason)
 
 

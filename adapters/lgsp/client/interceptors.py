@@ -9,6 +9,7 @@ import grpc
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from lgsp.client.deprecation import Notices
 from lgsp.client.errors import CallError, explain
 from lgsp.client.tokens import AsyncTokens, SyncTokens
 
@@ -52,7 +53,7 @@ def note(current: trace.Span, code: grpc.StatusCode) -> None:
 
 class _Async:
     def __init__(self, tokens: AsyncTokens, timeout_s: float) -> None:
-        self._tokens, self._timeout_s = tokens, timeout_s
+        self._tokens, self._timeout_s, self._notices = tokens, timeout_s, Notices()
 
     async def _details(self, details: grpc.aio.ClientCallDetails, rejected: str | None = None) -> Any:
         token = await self._tokens.get(rejected)
@@ -80,6 +81,7 @@ class AsyncUnaryUnary(_Async, grpc.aio.UnaryUnaryClientInterceptor):  # type: ig
                     note(current, told.code())
                     raise told from None
                 note(current, grpc.StatusCode.OK)
+                self._notices.look(client_call_details.method, await call.initial_metadata())
                 return call
 
 
@@ -114,7 +116,7 @@ class SyncAll(
     """The four kinds of the sync API."""
 
     def __init__(self, tokens: SyncTokens, timeout_s: float) -> None:
-        self._tokens, self._timeout_s = tokens, timeout_s
+        self._tokens, self._timeout_s, self._notices = tokens, timeout_s, Notices()
 
     def _details(self, details: Any, rejected: str | None = None) -> Any:
         changed = prepared(details, self._tokens.get(rejected), self._timeout_s)
@@ -129,6 +131,7 @@ class SyncAll(
             if told is not None and told.reason in _RENEW and token is not None:
                 call = continuation(self._details(client_call_details, token.value), request)
             note(current, call.code())
+            self._notices.look(client_call_details.method, call.initial_metadata())
             return call
 
     def _error(self, call: Any) -> CallError | None:

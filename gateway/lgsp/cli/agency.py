@@ -11,8 +11,9 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.agency_files import FileError, read, write_csv, write_json
+from lgsp.cli.agency_time import agency_as_of, agency_resolve
 from lgsp.cli.durations import parse_instant
-from lgsp.cli.output import as_dict, fail, print_json, print_table
+from lgsp.cli.output import as_dict, fail, print_json
 from lgsp.cli.records import done, every_page, listed, new_operation, with_names
 from lgsp.cli.session import Session, json_option, session_options
 
@@ -110,7 +111,10 @@ def agency_revoke(session: Session, as_json: bool, identifier: str, reason: str)
 @click.option("--dry-run", is_flag=True, help="Tell what would change, and change nothing.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def agency_import(session: Session, as_json: bool, file: Path, dry_run: bool) -> None:
-    """Import agencies from a CSV or JSON file; repeating it changes nothing. Each 1,000 are written as one.
+    """Import agencies from a CSV or JSON file; repeating it changes nothing.
+
+    Each 1,000 are written as one, parents first. A larger file that was broken off goes on where it stopped when the
+    command is repeated; --dry-run shows each field that would change.
 
     Example: lgsp agency import agencies.csv --dry-run
     """
@@ -118,23 +122,34 @@ def agency_import(session: Session, as_json: bool, file: Path, dry_run: bool) ->
         agencies = read(file)
     except FileError as error:
         fail(str(error), "Mend the file; nothing was changed.")
-    created, changed, unchanged = list[str](), list[str](), 0
+    total, at_once = pb.ImportAgenciesResponse(), len(agencies) or 1 if dry_run else _AT_ONCE
     with session.channel() as channel:
-        for start in range(0, len(agencies), _AT_ONCE):
-            part = agencies[start : start + _AT_ONCE]
+        for start in range(0, len(agencies), at_once):
+            part = agencies[start : start + at_once]
             request = pb.ImportAgenciesRequest(agencies=part, dry_run=dry_run, operation_id=new_operation())
             answer = RegistryServiceStub(channel).ImportAgencies(request)
-            created += answer.created
-            changed += answer.changed
-            unchanged += answer.unchanged
-            click.echo(f"{min(start + _AT_ONCE, len(agencies))} of {len(agencies)}", err=True)
-    result = {"created": created, "changed": changed, "unchanged": unchanged, "dry_run": dry_run}
+            total.MergeFrom(answer)
+            total.unchanged = len(agencies[: start + at_once]) - len(total.created) - len(total.changed)
+            click.echo(f"{min(start + at_once, len(agencies))} of {len(agencies)}", err=True)
     if as_json:
-        print_json(result)
-    else:
-        for sign, names in (("+", created), ("~", changed)):
-            click.echo("".join(f"{sign} {name}\n" for name in names), nl=False)
-        click.echo(f"{len(created)} created, {len(changed)} changed, {unchanged} unchanged" + " (dry run)" * dry_run)
+        print_json(_import_result(total, dry_run))
+        return
+    for name in total.created:
+        click.echo(f"+ {name}")
+    for change in total.differences:
+        click.echo(f"~ {change.id} {change.field}: {change.before or '–'} → {change.after or '–'}")
+    counts = f"{len(total.created)} created, {len(total.changed)} changed, {total.unchanged} unchanged"
+    click.echo(counts + " (dry run)" * dry_run)
+
+
+def _import_result(total: pb.ImportAgenciesResponse, dry_run: bool) -> dict[str, Any]:
+    return {
+        "created": list(total.created),
+        "changed": list(total.changed),
+        "unchanged": total.unchanged,
+        "differences": [as_dict(each) for each in total.differences],
+        "dry_run": dry_run,
+    }
 
 
 @agency.command("export")
@@ -272,24 +287,5 @@ def agency_abolish(session: Session, as_json: bool, identifier: str, successors:
     _reform(session, as_json, [change], **rest)
 
 
-@agency.command("resolve")
-@session_options
-@json_option
-@click.argument("identifier")
-def agency_resolve(session: Session, as_json: bool, identifier: str) -> None:
-    """Follow an old identifier to the agencies that stand for it today. Example: lgsp agency resolve 000.00.15.H26"""
-    found, waiting, seen = list[pb.Agency](), [identifier], set[str]()
-    with session.channel() as channel:
-        while waiting:
-            agency = RegistryServiceStub(channel).GetAgency(pb.GetAgencyRequest(id=waiting.pop(0))).agency
-            if agency.id in seen:
-                continue
-            seen.add(agency.id)
-            waiting += agency.successors
-            if not agency.HasField("valid_until") and not agency.HasField("revoked_at"):
-                found.append(agency)
-    if as_json:
-        print_json({"agencies": [as_dict(each) for each in found]})
-    else:
-        rows = [as_dict(each) for each in found]
-        print_table({"id": "ID", "names.vi": "TÊN", "names.en": "NAME"}, rows, "nobody took over")
+agency.add_command(agency_as_of)
+agency.add_command(agency_resolve)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import Agency
 
@@ -97,14 +98,19 @@ def _agency(where: str, row: dict[str, str]) -> Agency:
         getattr(made, name).extend(each.strip() for each in row.get(name, "").split(";") if each.strip())
     for name in _TIMES:
         if text := row.get(name, "").strip():
-            getattr(made, name).FromDatetime(_instant(where, text))
+            getattr(made, name).CopyFrom(_instant(where, text))
     return made
 
 
-def _instant(where: str, text: str) -> datetime:
+def _instant(where: str, text: str) -> Timestamp:
+    found = Timestamp()
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+        if text.endswith("Z") and "T" in text:
+            found.FromJsonString(text)  # as exports write it, to the nanosecond
+        else:
+            found.FromDatetime(datetime.fromisoformat(text).astimezone(UTC))
+        return found
+    except (ValueError, OverflowError):
         raise FileError(f"{where}: {text[:40]!r} is no ISO 8601 time such as 2025-07-01T00:00:00+07:00") from None
 
 

@@ -34,6 +34,7 @@ from lgsp.gateway.tls import system_bundle
 
 _SKEW_S: Final = 5.0
 _CERTIFICATE_DAYS: Final = 14
+_EXPIRING_DAYS: Final = 14
 _LOW_DISK: Final = 1 << 30
 State = Literal["ok", "warning", "failed"]
 
@@ -51,7 +52,7 @@ class Finding(msgspec.Struct, frozen=True):
 @session_options
 @json_option
 def doctor(session: Session, as_json: bool) -> None:
-    """Check disk, modes, parts, port, certificate, clock, registry, configuration, leases and fields; 1 if one failed.
+    """Check disk, modes, parts, port, certificate, clock, registry, configuration, leases, fields and grants; 1 if one failed.
 
     \b
     Examples:
@@ -191,6 +192,7 @@ def _brokered(session: Session) -> Iterator[Finding]:
     yield Finding("call", "ok", f"a token and a call in {(ended - began) * 1000:.0f} ms")
     for look in _LOOKS:
         yield look(status, began, ended)
+    yield from _expiring(session)
     if session.node is not None:
         yield from _legacy(session, session.node)
 
@@ -278,6 +280,26 @@ def _masks(status: GetStatusResponse, began: float, ended: float) -> Finding:
     if masks.unknown:
         return Finding("fields", "warning", "Envoy did not tell whether responses could be masked", "Look again.")
     return Finding("fields", "ok", "every response that was to be masked could be")
+
+
+def _expiring(session: Session) -> Iterator[Finding]:
+    """Grants that end soon: all for an operator, one's own otherwise; nothing for who may not list them."""
+    request = pb.ListGrantsRequest(page_size=1000)
+    request.expiring_within.FromSeconds(_EXPIRING_DAYS * 86_400)
+    try:
+        with session.channel() as channel:
+            found = RegistryServiceStub(channel).ListGrants(request, timeout=10)
+    except grpc.RpcError:
+        return
+    if not found.grants:
+        yield Finding("grants", "ok", f"none ends within {_EXPIRING_DAYS} days")
+        return
+    first = min(found.grants, key=lambda grant: grant.not_after.ToNanoseconds())
+    more = "at least " if found.next_page_token else ""
+    text = f"{more}{len(found.grants)} end within {_EXPIRING_DAYS} days, {first.id} at {first.not_after.ToJsonString()}"
+    yield Finding(
+        "grants", "warning", text, f"`lgsp grant list --expiring {_EXPIRING_DAYS}d` lists them; ask for new ones."
+    )
 
 
 _LOOKS: Final[tuple[Callable[[GetStatusResponse, float, float], Finding], ...]] = (

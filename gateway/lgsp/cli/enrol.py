@@ -108,8 +108,23 @@ def publish(
     contract: bytes,
     rest: pb.RestUpstream | None = None,
 ) -> None:
-    """Publish a service or its new contract; SERVICE_OWNED_BY_ANOTHER when another system offers it."""
-    made = pb.Service(name=name, names=names, provider=provider, rest=rest)
+    """Publish a service or its new contract; SERVICE_OWNED_BY_ANOTHER when another system offers it.
+
+    What is declared of it already (class, owner, stewards …) stays, as far as the caller may read it.
+    """
+    made = pb.Service(name=name, provider=provider)
+    try:
+        known = RegistryServiceStub(channel).GetService(pb.GetServiceRequest(name=name)).service
+    except grpc.RpcError as error:
+        if explain(error).reason not in ("NOT_REGISTERED", "GRANT_MISSING"):
+            raise
+    else:
+        made.CopyFrom(known)
+        made.provider = provider
+    made.names.CopyFrom(names)
+    made.ClearField("rest")
+    if rest is not None:
+        made.rest.CopyFrom(rest)
     request = pb.PublishServiceRequest(service=made, contract=contract, operation_id=new_operation())
     RegistryServiceStub(channel).PublishService(request)
 

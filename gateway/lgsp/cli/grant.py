@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.cli.durations import parse_duration, parse_instant
@@ -98,7 +100,7 @@ def grant_list(
     Examples:
       lgsp grant list --consumer H26.15/one-stop
       lgsp grant list --state requested --mine     what waits for my decision
-      lgsp grant list --expiring 30d
+      lgsp grant list --expiring 30d --mine        what of mine ends within a month
     """
     columns = {
         "id": "ID",
@@ -120,7 +122,15 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """What the table shows beside the record's own fields."""
     subject = row.get("consumer") or (f"agency {row['agency']}" if "agency" in row else f"group {row.get('group', '')}")
     state = "revoked" if "revoked_at" in row else row.get("state", "GRANT_STATE_ACTIVE")[12:].lower()
+    if state == "active" and "not_after" in row and _is_past(row["not_after"]):
+        state = "ended"
     return row | {"subject": subject, "state": state}
+
+
+def _is_past(stamp: str) -> bool:
+    until = Timestamp()
+    until.FromJsonString(stamp)
+    return until.ToDatetime(tzinfo=UTC) <= datetime.now(UTC)
 
 
 @grant.command("show")

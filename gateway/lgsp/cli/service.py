@@ -88,6 +88,10 @@ _CONTRACT = click.option(
 @click.option("--draft", is_flag=True, help="Keep it as a draft: nobody can call it yet.")
 @click.option("--override", default="", metavar="REASON", help="Publish though it breaks the contract before; kept.")
 @click.option("--classification", type=click.Choice(_CLASSES), help="What its data are.")
+@click.option("--audit", type=click.Choice(["standard", "strict"]), help="How its calls are recorded.")
+@click.option(
+    "--browser-origin", "browser_origins", multiple=True, metavar="URL", help="Whose pages may call it; may repeat."
+)
 @click.option("--owner", default="", metavar="AGENCY", help="Who answers for it.")
 @click.option("--contact", default="", metavar="TEXT", help="Where people write to.")
 @click.option("--steward", "stewards", multiple=True, metavar="SYSTEM", help="Decides on its grants too; may repeat.")
@@ -114,6 +118,7 @@ def service_publish(
     draft: bool,
     override: str,
     classification: str | None,
+    audit: str | None,
     deadline: str | None,
     rest: str | None,
     rest_ca: Path | None,
@@ -143,6 +148,8 @@ def service_publish(
         fail("--rest-ca and --rest-credential belong to --rest", "Give --rest URL too.", ExitCode.USAGE)
     if classification is not None:
         given["classification"] = pb.Classification.Value(f"CLASSIFICATION_{classification.upper()}")
+    if audit is not None:
+        given["audit"] = pb.AuditLevel.Value(f"AUDIT_LEVEL_{audit.upper()}")
     made = [_service(name, vi, en, deadline, given) for name in names or _declared(content)]
     if len(made) > 1:
         _publish_many(session, as_json, made, content, draft, override)

@@ -86,14 +86,9 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
     )
 
 
-def key_boundaries(keys: Iterable[NodeKey]) -> list[datetime]:
-    """When the keys' time is over."""
-    return [_time(key.retired_at) for key in keys if key.HasField("retired_at")]
-
-
 def published_keys(keys: Iterable[NodeKey], now: datetime) -> list[dict[str, Any]]:
     """The JWKs of all nodes that still count at `now`, in the order of their ids."""
-    live = [key for key in keys if not key.HasField("retired_at") or now < _time(key.retired_at)]
+    live = [key for key in keys if not key.HasField("retired_at") or now < time_of(key.retired_at)]
     return [json.loads(key.jwk) for key in sorted(live, key=lambda key: key.kid)]
 
 
@@ -105,11 +100,12 @@ def trust_policy(
         issuer=issuer,
         jwks=json.dumps({"keys": published_keys(keys, now)}, sort_keys=True),
         revoked_systems=frozenset(system.id for system in systems if system.HasField("revoked_at")),
-        revoked_tokens=frozenset(each.token_id for each in tokens if now < _time(each.expires_at)),
+        revoked_tokens=frozenset(each.token_id for each in tokens if now < time_of(each.expires_at)),
     )
 
 
-def _time(stamp: Timestamp) -> datetime:
+def time_of(stamp: Timestamp) -> datetime:
+    """An instant in UTC."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 

@@ -22,7 +22,6 @@ from lgsp.registry.state import State
 
 M = TypeVar("M", bound=Message)
 MAX_RECORDS: Final = 1000
-_MAX_DEPTH: Final = 20
 _MAX_ACT: Final = 200
 _MAX_LIST: Final = 200
 
@@ -212,18 +211,26 @@ class Reform:
             raise BusError("REORGANIZATION_INVALID", f"{agency} has systems or grants: say whether they move or end")
 
     def _move(self, agency: str, systems: list[pb.System], grants: list[pb.Grant]) -> None:
-        successors = self.agencies[agency].successors
-        if not successors:
-            raise BusError(
-                "REORGANIZATION_INVALID", f"{agency} has no successor to which its systems and grants could move"
-            )
+        heir = self._heir(agency)
         for system in systems:
             self.systems[system.id] = _copied(system)
-            self.systems[system.id].agency = successors[0]
+            self.systems[system.id].agency = heir
         for grant in grants:
             moved = self.grants[grant.id] = _copied(grant)
-            moved.agency = successors[0]
-            self._note(moved, "moved", f"from {agency} to {successors[0]}")
+            moved.agency = heir
+            self._note(moved, "moved", f"from {agency} to {heir}")
+
+    def _heir(self, agency: str) -> str:
+        """The first successor that goes on; one that ends in the same reform hands on to its own."""
+        heir, gone = agency, set(self.ended)
+        while heir in gone:
+            successors = self.agencies[heir].successors
+            if not successors:
+                raise BusError(
+                    "REORGANIZATION_INVALID", f"{agency} has no successor to which its systems and grants could move"
+                )
+            heir = successors[0]
+        return heir
 
     def _revoke(self, agency: str, systems: list[pb.System], grants: list[pb.Grant]) -> None:
         reason = f"{agency} ended: {self.act}"[:500]
@@ -268,15 +275,13 @@ class Reform:
         return self.agencies[identifier]
 
     def _need_no_circle(self, agency: pb.Agency) -> None:
-        above = agency.parent
-        for _ in range(_MAX_DEPTH):
-            if not above:
-                return
+        above, seen = agency.parent, set[str]()
+        while above and above not in seen:
             if above == agency.id:
-                break
+                raise BusError("REORGANIZATION_INVALID", f"{agency.id} would stand below itself")
+            seen.add(above)
             found = self._find(above)
             above = found.parent if found is not None else ""
-        raise BusError("REORGANIZATION_INVALID", f"{agency.id} would stand below itself")
 
 
 def _copied(message: M) -> M:

@@ -22,7 +22,7 @@ import msgspec
 from google.protobuf.descriptor import Descriptor
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Finding
+from lgsp.api.registry.v1.registry_pb2 import Finding, Use
 from lgsp.registry.contracts import Contract
 
 MAX_FINDINGS: Final = 100
@@ -130,6 +130,22 @@ def in_words(findings: Iterable[Finding], most: int = 5) -> str:
     rows = list(findings)
     text = "; ".join(f"{each.file}:{each.line}: {each.rule}: {each.message}" for each in rows[:most])
     return text + (f"; and {len(rows) - most} more" if len(rows) > most else "")
+
+
+def users_in_words(uses: Iterable[Use], most: int = 10) -> str:
+    """Who uses what breaks, the latest first, with when and how often; in one line."""
+    rows = sorted(uses, key=lambda use: (-use.last_called_at.ToNanoseconds(), use.consumer, use.method))
+    if not rows:
+        return "No consumer uses what it breaks."
+    told = ", ".join(f"{use.consumer} ({use.method}, {_last(use)})" for use in rows[:most])
+    return f"Used by {told}" + (f" and {len(rows) - most} more." if len(rows) > most else ".")
+
+
+def _last(use: Use) -> str:
+    if not use.HasField("last_called_at"):
+        return "no call on record"
+    when = use.last_called_at.ToDatetime().strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"last {when}, {use.calls_30_days} calls in 30 days"
 
 
 def touched_methods(contract: Contract, service: str, findings: Iterable[Finding]) -> set[str]:

@@ -15,6 +15,9 @@ from lgsp.registry.rest_rules import check_rules
 
 MAX_BYTES: Final = 4 << 20
 MAX_FILES: Final = 1000
+# Each method is a route of every gateway.
+MAX_METHODS: Final = 1000
+_MAX_NAME: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ def load_contract(content: bytes, service: str | None = None) -> Contract:
             raise BusError("CONTRACT_INVALID", f"{name} cannot be used: {str(error)[:300]}") from None
     check_rules(files, pool)
     contract = Contract(pool, dict(_declared(files)), tuple(named))
+    for declared, methods in contract.services.items():
+        if len(methods) > MAX_METHODS:
+            raise BusError(
+                "CONTRACT_INVALID", f"{declared} has {len(methods)} methods, at most {MAX_METHODS} are taken"
+            )
     if service is not None:
         contract.methods(service)
     return contract
@@ -73,6 +81,9 @@ def _by_name(files: descriptor_pb2.FileDescriptorSet) -> dict[str, descriptor_pb
         raise BusError("CONTRACT_INVALID", f"the contract has {len(files.file)} files, at most {MAX_FILES} are taken")
     named: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     for file in files.file:
+        # A name that is no UTF-8 comes as bytes.
+        if not isinstance(file.name, str) or not 0 < len(file.name) <= _MAX_NAME or not file.name.isprintable():
+            raise BusError("CONTRACT_INVALID", f"a file's name is no text of 1 to {_MAX_NAME} characters")
         if file.name in named:
             raise BusError("CONTRACT_INVALID", f"{file.name} is in the contract twice")
         named[file.name] = file
@@ -92,7 +103,9 @@ def _in_order(named: Mapping[str, descriptor_pb2.FileDescriptorProto]) -> list[s
                 path.pop(name)
                 order[name] = None
             elif needed not in named:
-                raise BusError("CONTRACT_INVALID", f"{name} imports {needed}, which the contract does not include")
+                raise BusError(
+                    "CONTRACT_INVALID", f"{name} imports {needed[:64]!r}, which the contract does not include"
+                )
             elif needed in path:
                 raise BusError("CONTRACT_INVALID", f"{name} and {needed} import each other")
             elif needed not in order:

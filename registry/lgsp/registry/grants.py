@@ -28,11 +28,15 @@ GUARDED: Final = frozenset({pb.CLASSIFICATION_PERSONAL, pb.CLASSIFICATION_SECRET
 
 def holds(grant: pb.Grant, now: datetime) -> bool:
     """True while a grant is in force: approved, begun, not ended, not revoked. The end itself is outside."""
+    return usable_from(grant, now) and (not grant.HasField("not_before") or _instant(grant.not_before) <= now)
+
+
+def usable_from(grant: pb.Grant, now: datetime) -> bool:
+    """True while a grant is in force or will be by itself."""
     return (
         grant.state == pb.GRANT_STATE_ACTIVE
         and not grant.HasField("revoked_at")
-        and (not grant.HasField("not_before") or grant.not_before.ToDatetime(tzinfo=UTC) <= now)
-        and (not grant.HasField("not_after") or now < grant.not_after.ToDatetime(tzinfo=UTC))
+        and (not grant.HasField("not_after") or now < _instant(grant.not_after))
     )
 
 
@@ -42,7 +46,11 @@ def boundaries(grant: pb.Grant) -> list[datetime]:
         return []
     found = [grant.not_before] if grant.HasField("not_before") else []
     found += [grant.not_after] if grant.HasField("not_after") else []
-    return [each.ToDatetime(tzinfo=UTC) for each in found]
+    return [_instant(each) for each in found]
+
+
+def _instant(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
 
 
 def check_subject(grant: pb.Grant) -> None:
@@ -121,13 +129,23 @@ def _expand_masks(grant: pb.Grant, responses: Mapping[str, Descriptor]) -> None:
 
 
 def with_terms(grant: pb.Grant, terms: pb.Grant) -> pb.Grant:
-    """The grant with the terms that `terms` sets; what it leaves unset stays."""
+    """The grant with the terms that `terms` sets; what it leaves unset stays.
+
+    Masks of methods that are no longer granted go with them; a purpose that names no law keeps the one it had.
+    """
     made = pb.Grant()
     made.CopyFrom(grant)
+    laws = {each.code: each.legal_basis for each in grant.purposes}
     for name in ("methods", "purposes", "masks"):
         if getattr(terms, name):
             made.ClearField(name)
             getattr(made, name).extend(getattr(terms, name))
+    if terms.methods and not terms.masks and list(made.methods) != [EVERY_METHOD]:
+        kept = [mask for mask in grant.masks if mask.method in terms.methods]
+        made.ClearField("masks")
+        made.masks.extend(kept)
+    for purpose in made.purposes:
+        purpose.legal_basis = purpose.legal_basis or laws.get(purpose.code, "")
     for name in ("rate", "daily_quota"):
         if getattr(terms, name):
             setattr(made, name, getattr(terms, name))

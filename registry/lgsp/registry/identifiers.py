@@ -18,6 +18,8 @@ _SYSTEM: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*/{_LABEL}(?:\.{_LABEL})*")
 _SERVICE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 _GRANT: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]")
+# Three, two and two digits from the lowest level up, then the code of the ministry or province.
+_OLDER: Final = re.compile(r"([0-9]{3})\.([0-9]{2})\.([0-9]{2})\.([A-Z][0-9]{2})")
 
 
 def check_agency(identifier: str) -> str:
@@ -38,6 +40,34 @@ def check_service(name: str) -> str:
 def check_grant(identifier: str) -> str:
     """The identifier, or BusError IDENTIFIER_INVALID."""
     return _check("grant", identifier, _GRANT, "one-stop-population")
+
+
+def from_older_form(identifier: str) -> list[str]:
+    """What an older identifier of 13 characters can mean: `001.03.15.H26` → `H26.15.03.001`, `H26.15.3.1`.
+
+    Levels that are all zeros are not there, and nothing is below them. Newer identifiers are written with and without
+    leading zeros.
+    """
+    found = _OLDER.fullmatch(identifier)
+    if found is None:
+        return []
+    every = found.groups()[2::-1]
+    levels = [part for part in every if int(part)]
+    if levels != list(every[: len(levels)]):
+        return []
+    bare = ".".join([found[4], *(str(int(part)) for part in levels)])
+    return list(dict.fromkeys([".".join([found[4], *levels]), bare]))
+
+
+def older_form(identifier: str) -> str:
+    """The older 13 characters of an identifier; empty when it has none: more than four levels, or no numbers."""
+    root, *levels = identifier.split(".")
+    widths = (2, 2, 3)
+    fits = all(part.isdecimal() and len(part) <= width for part, width in zip(levels, widths, strict=False))
+    if len(levels) > len(widths) or not fits or not re.fullmatch("[A-Z][0-9]{2}", root):
+        return ""
+    padded = [part.zfill(width) for part, width in zip(levels + ["0"] * (3 - len(levels)), widths, strict=True)]
+    return ".".join([*reversed(padded), root])
 
 
 def agency_of(system: str) -> str:

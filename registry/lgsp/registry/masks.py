@@ -18,6 +18,7 @@ from lgsp.api.errors import BusError
 MAX_PATHS: Final = 200
 MAX_LEAVES: Final = 2000
 _MAX_PATH: Final = 500
+_MAX_DEPTH: Final = 64
 _KEY, _VALUE = 1, 2
 
 
@@ -74,6 +75,8 @@ def expand(message: Descriptor, paths: Iterable[str]) -> frozenset[str]:
 def _collect(message: Descriptor, above: Leaf, types: tuple[str, ...], found: list[Leaf]) -> None:
     if message.full_name in types:
         raise BusError("MASK_INVALID", f"{message.full_name} contains itself: its fields cannot be masked")
+    if len(types) >= _MAX_DEPTH:
+        raise BusError("MASK_INVALID", f"the response is deeper than {_MAX_DEPTH} messages: too deep to mask")
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_GROUP:
             raise BusError("MASK_INVALID", f"{field.full_name} is a group: a response with groups cannot be masked")

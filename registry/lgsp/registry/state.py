@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from lgsp.api.registry.v1.registry_pb2 import Grant, Record, System
-from lgsp.registry.identifiers import agency_of
+from lgsp.registry.identifiers import agency_of, from_older_form
 
 KINDS: Final = (
     "agency",
@@ -92,8 +92,9 @@ class State:
         return self._keys[kind]
 
     def resolve_agency(self, identifier: str) -> Entry | None:
-        """An agency by its identifier or an alias."""
-        return self.get("agency", identifier) or self.get("agency", self._aliases.get(identifier, ""))
+        """An agency by its identifier, an alias, or the older 13 characters that its identifier comes from."""
+        named = (identifier, self._aliases.get(identifier, ""), *from_older_form(identifier))
+        return next((entry for name in named if (entry := self.get("agency", name)) is not None), None)
 
     def grants_by_service(self, service: str) -> list[Entry]:
         """All grants on a service, in the order of their ids."""

@@ -41,7 +41,7 @@ class Stage:
     """`client` is a system of this stage alone; `other` is one more with the same keys."""
 
     def __init__(self, store: Store, keys: SigningKeys, development: bool) -> None:
-        self.store, self.keys, self.development = store, keys, development
+        self.store, self.keys, self.development, self.lifetime = store, keys, development, 300
         mark = uuid.uuid4().hex[:12]
         self.client, self.other = f"H26/caller-{mark}", f"H26/other-{mark}"
         self.app = self.application()
@@ -59,6 +59,7 @@ class Stage:
             ),
             is_revoked=lambda jti: state.get("token_revocation", jti) is not None,
             development=self.development,
+            lifetime=lambda system: self.lifetime,
         )
         return OAuthApp(server, self.store, self._revoke)
 

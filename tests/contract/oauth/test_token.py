@@ -50,6 +50,23 @@ async def test_a_client_gets_an_rfc_9068_token(stage, alg):
     assert 0 < claims["exp"] - claims["iat"] <= 300
 
 
+async def test_a_token_says_how_long_it_lives_and_lives_no_longer(stage):
+    stage.lifetime = 7
+    body = (await stage.ask()).json()
+    claims = jwt.decode(body["access_token"], stage.keys.current, algorithms=["ES256"]).claims
+    assert (body["expires_in"], claims["exp"] - claims["iat"]) == (7, 7)
+
+
+async def test_a_system_that_moved_names_its_agency_of_today(stage):
+    entry = stage.store.state.get("system", stage.client)
+    moved = System()
+    moved.CopyFrom(entry.record.system)
+    moved.agency = "H26.40"
+    await stage.write(Write("system", stage.client, moved, entry.revision))
+    claims = jwt.decode(await stage.token(), stage.keys.current, algorithms=["ES256"]).claims
+    assert (claims["client_id"], claims["agency"]) == (stage.client, "H26.40")
+
+
 async def test_every_token_has_an_id_of_its_own(stage):
     ids = {jwt.decode(await stage.token(), stage.keys.current, algorithms=["ES256"]).claims["jti"] for _ in range(5)}
     assert len(ids) == 5

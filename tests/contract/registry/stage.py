@@ -22,7 +22,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.leases import Leases
-from lgsp.registry.store import Store
+from lgsp.registry.store import Store, Write
 from tests.support.descriptors import descriptor_set
 
 OPERATOR, PROVIDER, CONSUMER = "H26/operator", "H26.1/provider", "H26.2/consumer"
@@ -63,6 +63,8 @@ class Api:
         self.effects: list[int] = []
         self.effective = True
         self.operators = {OPERATOR}
+        self.platform: set[str] = set()
+        self.calls: list[pb.Use] = []
 
     async def await_effect(self, revision: int, timeout_s: float) -> bool:
         assert 0 < timeout_s < 10
@@ -75,6 +77,7 @@ class Api:
             raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is not allowed")
 
     def attach(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.operator, self.provider, self.consumer = (self.as_(name) for name in (OPERATOR, PROVIDER, CONSUMER))
 
@@ -93,6 +96,10 @@ class Api:
         for name in (OPERATOR, PROVIDER, CONSUMER):
             await self.operator.CreateSystem(system=pb.System(id=name, jwks=jwks()))
 
+    async def write(self, kind: str, key: str, value: Any) -> None:
+        """A new record past the API."""
+        await self.store.write([Write(kind, key, value, 0)], operation_id=operation(), actor="test")
+
     async def publish(self, name: str = SERVICE, **fields: object) -> pb.PublishServiceResponse:
         service = pb.Service(name=name, provider=PROVIDER, **fields)
         return await self.provider.PublishService(service=service, contract=CONTRACT)
@@ -110,11 +117,16 @@ async def refused(call: Awaitable[object]) -> tuple[str, str]:
     """Reason and detail of a call that must be refused, whose code fits the reason."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    error = caught.value
+    return reason_of_error(caught.value), caught.value.details() or ""
+
+
+def reason_of_error(error: grpc.aio.AioRpcError) -> str:
+    """The reason that the refusal carries; its code must fit it."""
     packed = dict(error.trailing_metadata())[DETAILS_KEY]
     reason = reason_of(status_pb2.Status.FromString(packed))
+    assert reason is not None
     assert error.code() is TABLE[reason].code
-    return reason, error.details() or ""
+    return reason
 
 
 @asynccontextmanager
@@ -141,6 +153,8 @@ async def serving(store: Store) -> AsyncIterator[Api]:
         effective=api.await_effect,
         operators=api.operators.__contains__,
         endpoint_policy=api.endpoint_policy,
+        platform=api.platform,
+        uses=lambda service: api.calls,
     )
     api.servicer = servicer
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.max_receive_message_length", 8 << 20)])

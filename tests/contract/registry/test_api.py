@@ -253,7 +253,9 @@ async def test_a_system_is_revoked_once(api):
     assert (first.system.revoked_reason, first.system.HasField("revoked_at")) == (reason, True)
     for again in ({"operation_id": op}, {"reason": "another", "operation_id": operation()}):
         assert await api.operator.RevokeSystem(id=CONSUMER, **again) == first
-    assert (await api.provider.GetSystem(id=CONSUMER)).system == first.system
+    assert (await api.operator.GetSystem(id=CONSUMER)).system == first.system
+    others = (await api.provider.GetSystem(id=CONSUMER)).system
+    assert (others.revoked_at, others.revoked_reason) == (first.system.revoked_at, "")
     assert api.revision == first.revision
 
 

@@ -194,17 +194,17 @@ async def test_grants_are_listed_by_consumer_and_service(granting):
         await granting.operator.CreateGrant(grant=grant)
 
     async def ids(**wanted: str) -> list[str]:
-        return [grant.id for grant in (await granting.consumer.ListGrants(**wanted)).grants]
+        return [grant.id for grant in (await granting.provider.ListGrants(**wanted)).grants]
 
     assert await ids() == ["a", "b", "c"]
     assert await ids(consumer=CONSUMER) == ["a", "c"]
     assert await ids(consumer=PROVIDER, service=SERVICE) == ["b"]
     assert await ids(service="a.b.Unknown") == []
-    first = await granting.consumer.ListGrants(consumer=CONSUMER, page_size=1)
-    second = await granting.consumer.ListGrants(consumer=CONSUMER, page_size=1, page_token=first.next_page_token)
+    first = await granting.provider.ListGrants(consumer=CONSUMER, page_size=1)
+    second = await granting.provider.ListGrants(consumer=CONSUMER, page_size=1, page_token=first.next_page_token)
     assert [grant.id for answer in (first, second) for grant in answer.grants] == ["a", "c"]
     assert second.next_page_token == ""
-    reason, _ = await refused(granting.consumer.ListGrants(consumer=PROVIDER, page_token=first.next_page_token))
+    reason, _ = await refused(granting.provider.ListGrants(consumer=PROVIDER, page_token=first.next_page_token))
     assert reason == "PAGE_TOKEN_INVALID"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
@@ -166,8 +168,9 @@ async def test_history_cannot_be_brought_along(personal):
 
 
 async def test_grants_are_found_by_state_by_end_and_by_who_decides(personal):
-    soon = {"not_after": {"seconds": 2}}
-    await personal.operator.CreateGrant(grant=asked(id="over", **soon))
+    soon = {"not_after": {"seconds": int(time.time()) + 600}}
+    await personal.operator.CreateGrant(grant=asked(id="ends", **soon))
+    await personal.operator.CreateGrant(grant=asked(id="over", not_after={"seconds": 2}))
     await personal.operator.CreateGrant(grant=asked(id="long"))
     await personal.consumer.RequestGrant(grant=asked(id="open", **soon))
 
@@ -175,9 +178,9 @@ async def test_grants_are_found_by_state_by_end_and_by_who_decides(personal):
         return [grant.id for grant in (await caller.ListGrants(**wanted)).grants]
 
     assert await ids(state=pb.GRANT_STATE_REQUESTED) == ["open"]
-    assert await ids(expiring_within={"seconds": 3600}) == ["over"]
-    assert await ids(personal.as_(STEWARD), mine=True) == ["long", "open", "over"]
-    assert await ids(personal.consumer, mine=True) == ["long", "open", "over"]
+    assert await ids(expiring_within={"seconds": 3600}) == ["ends"]
+    assert await ids(personal.as_(STEWARD), mine=True) == ["ends", "long", "open", "over"]
+    assert await ids(personal.consumer, mine=True) == ["ends", "long", "open", "over"]
     assert await ids(personal.as_("H26.9/stranger"), mine=True) == []
 
 

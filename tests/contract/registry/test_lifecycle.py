@@ -70,10 +70,39 @@ async def test_what_breaks_is_refused_with_line_rule_and_users(life):
     reason, detail = await refused(life.publish_life(RETYPED))
     assert reason == "CONTRACT_INCOMPATIBLE"
     assert "life.proto:9: FIELD_WIRE_JSON_COMPATIBLE_TYPE" in detail
-    assert f"Used by {CONSUMER}." in detail
+    assert f"Used by {CONSUMER} (Get, no call on record)." in detail
     reason, detail = await refused(life.publish_life(WITHOUT_LIST))
     assert (reason, "RPC_NO_DELETE" in detail, "No consumer uses" in detail) == ("CONTRACT_INCOMPATIBLE", True, True)
     assert life.revision == before
+
+
+async def test_who_is_affected_are_those_whose_grants_still_hold(life, compiled):
+    await life.operator.PutGroup(group=pb.Group(id="clinics", members=[CONSUMER]))
+    for name, fields in (
+        ("everyone", {"group": "everyone"}),
+        ("group", {"group": "clinics"}),
+        ("over", {"consumer": PROVIDER, "not_after": {"seconds": 5}}),
+        ("revoked", {"consumer": "H26/operator"}),
+    ):
+        await life.operator.CreateGrant(grant=pb.Grant(id=name, service=SERVICE, methods=["Get"], **fields))
+    await life.operator.RevokeGrant(id="revoked")
+    found = await life.provider.CheckContract(service=SERVICE, contract=compiled(RETYPED))
+    assert [use.consumer for use in found.affected] == [CONSUMER, "everyone"]
+
+
+async def test_the_last_call_is_named(life):
+    life.calls = [pb.Use(consumer=CONSUMER, method="Get", last_called_at={"seconds": 1_800_000_000}, calls_30_days=7)]
+    _, detail = await refused(life.publish_life(RETYPED))
+    assert f"Used by {CONSUMER} (Get, last 2027-01-15T08:00:00Z, 7 calls in 30 days)." in detail
+
+
+async def test_the_class_of_data_is_not_lowered_by_leaving_it_out(life):
+    said = {"classification": pb.CLASSIFICATION_PERSONAL, "audit": pb.AUDIT_LEVEL_STRICT}
+    await life.publish_life(BASE, service=said)
+    kept = (await life.publish_life(ADDED)).service
+    assert (kept.classification, kept.audit) == (said["classification"], said["audit"])
+    lowered = (await life.publish_life(ADDED, service={"classification": pb.CLASSIFICATION_INTERNAL})).service
+    assert lowered.classification == pb.CLASSIFICATION_INTERNAL
 
 
 async def test_an_override_needs_a_reason_and_is_recorded(life):

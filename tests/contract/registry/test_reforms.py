@@ -172,6 +172,66 @@ async def test_five_hundred_grants_move_together_or_not_at_all(api):
     assert agencies() == {"H26.3"}
 
 
+async def test_who_ends_in_the_same_reform_hands_on_to_its_own_successor(api):
+    await api.publish()
+    await api.operator.CreateGrant(grant=pb.Grant(id="g", agency="H26.2", service=SERVICE, methods=["*"]))
+    done = await reform(api, merge("H26.2", into="H26.1"), merge("H26.1", into="H26.4"), grants=MOVE)
+    assert {each.id: each.agency for each in done.systems} == {"H26.1/provider": "H26.4", CONSUMER: "H26.4"}
+    assert (await api.operator.GetGrant(id="g")).grant.agency == "H26.4"
+
+
+async def test_a_reform_larger_than_one_write_is_refused_whole(api):
+    await api.publish()
+    for start in (0, 1000):
+        grants = [pb.Grant(id=f"g{start + n}", agency="H26.2", service=SERVICE, methods=["*"]) for n in range(1000)]
+        writes = [Write("grant", each.id, each, 0) for each in grants]
+        await api.store.write(writes, operation_id=operation(), actor="test")
+    before = api.revision
+    for dry_run in (True, False):
+        reason, detail = await refused(reform(api, merge("H26.2", into="H26.3"), grants=MOVE, dry_run=dry_run))
+        assert (reason, "at most 1000" in detail, "divide the reform" in detail) == (
+            "REORGANIZATION_INVALID",
+            True,
+            True,
+        )
+    assert api.revision == before
+    assert not (await agency(api, "H26.2")).HasField("valid_until")
+
+
+async def test_a_system_under_an_older_identifier_belongs_to_its_agency(api):
+    made = await api.operator.CreateSystem(system=pb.System(id="000.00.02.H26/old", agency="H26.1"))
+    assert made.system.agency == "H26.2"
+    await api.publish()
+    grant = await api.operator.CreateGrant(
+        grant=pb.Grant(id="g", agency="000.00.02.H26", service=SERVICE, methods=["*"])
+    )
+    assert grant.grant.agency == "H26.2"
+    assert api.store.state.members(grant.grant) == {CONSUMER, "000.00.02.H26/old"}
+
+
+async def test_an_import_forgets_no_history_and_ends_nobody_in_use(api):
+    await reform(api, rename("H26.1", names=NAMES))
+    await api.operator.CreateAgency(agency=pb.Agency(id="H26.9", parent="H26"))
+    await api.operator.RevokeAgency(id="H26.9", reason="nhầm")
+    was = await agency(api, "H26.1")
+    bare = pb.Agency(id="H26.1", names=NAMES, parent="H26", act=ACT)
+    told = await api.operator.ImportAgencies(agencies=[bare, pb.Agency(id="H26.9", parent="H26")])
+    assert (told.unchanged, list(told.changed)) == (2, [])
+    bare.names.en = "Another"
+    changed = await api.operator.ImportAgencies(agencies=[bare])
+    assert [(e.id, e.field, e.before, e.after) for e in changed.differences] == [
+        ("H26.1", "names.en", "New department", "Another")
+    ]
+    assert (await agency(api, "H26.1")).former == was.former
+    before = api.revision
+    ends = pb.Agency(id="H26.2", parent="H26", valid_until={"seconds": 5}, successors=["H26.1"])
+    reason, detail = await refused(api.operator.ImportAgencies(agencies=[ends]))
+    assert (reason, "by a reform" in detail) == ("REORGANIZATION_INVALID", True)
+    revived = pb.Agency(id="H26.9", parent="H26", names=NAMES)
+    assert (await refused(api.operator.ImportAgencies(agencies=[revived])))[0] == "REORGANIZATION_INVALID"
+    assert api.revision == before
+
+
 async def test_an_import_is_checked_whole_and_repeatable(api):
     rows = [pb.Agency(id="H26.7", parent="H26"), pb.Agency(id="H26.7.1", parent="H26.7", aliases=["000.01.07.H26"])]
     told = await api.operator.ImportAgencies(agencies=rows, dry_run=True)

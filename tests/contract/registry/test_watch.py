@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from tests.contract.registry.stage import CONSUMER, OPERATOR, PROVIDER, SERVICE, refused
+from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, refused
 
 
 class Watched:
@@ -130,3 +130,15 @@ async def test_many_changes_reach_a_watcher_that_does_not_read(api):
         while seen.revision < api.revision:
             seen.take(await seen.call.read())
     assert list(seen.known["group g"].group.members) == [CONSUMER]
+
+
+async def test_a_draft_is_watched_by_who_decides_on_it_and_by_all_once_it_is_published(api):
+    service = pb.Service(name=SERVICE, provider=PROVIDER)
+    await api.provider.PublishService(service=service, contract=CONTRACT, draft=True)
+    own = await Watched(api.provider.watch(kinds=["service"])).read()
+    assert own.known.keys() == {f"service {SERVICE}"}
+    other = await Watched(api.consumer.watch(kinds=["service"])).read()
+    assert not other.known
+    await api.publish()
+    await other.read(lambda response: response.changes)
+    assert other.known.keys() == {f"service {SERVICE}"}

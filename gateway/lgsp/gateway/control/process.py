@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import ipaddress
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.control.reflection import Reflection
 from lgsp.gateway.oauth.app import OAuthApp
 from lgsp.gateway.oauth.keys import SigningKeys
+from lgsp.gateway.oauth.lifetime import token_seconds
 from lgsp.gateway.oauth.server import AuthorizationServer
 from lgsp.gateway.settings import Settings
 from lgsp.gateway.usage.ledger import Ledger
@@ -48,8 +50,9 @@ from lgsp.registry.api import RegistryServicer
 from lgsp.registry.api.base import caller_of
 from lgsp.registry.api.catalogue import CatalogueServicer
 from lgsp.registry.catalogue.directory import Directory
-from lgsp.registry.grants import holds
+from lgsp.registry.grants import EVERYONE, holds
 from lgsp.registry.leases import Leases
+from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
 
@@ -104,6 +107,7 @@ class Control:
             endpoint_policy=self._check_endpoint,
             uses=self.usage.uses,
             development=settings.profile == "development",
+            platform=founding.PLATFORM,
         )
         self.health = self._health()
         self._from_disk = False
@@ -326,7 +330,19 @@ class Control:
             public_keys=public_keys,
             is_revoked=lambda jti: state.get("token_revocation", jti) is not None,
             development=self.settings.profile == "development",
+            lifetime=self._token_seconds,
         )
+
+    def _token_seconds(self, system: System) -> int:
+        """By the grants that the system could use, those for everyone included."""
+        state = self.store.state
+        grants = itertools.chain(state.grants_of(system.id), state.grants_by_group(EVERYONE))
+        carried = (each for each in grants if self._is_carried(each.service))
+        return token_seconds(carried, self.publisher.now())
+
+    def _is_carried(self, service: str) -> bool:
+        entry = self.store.state.get("service", service)
+        return entry is not None and entry.record.service.lifecycle in CARRIED
 
     async def _serve_oauth(self) -> None:
         path = self.settings.oauth_socket

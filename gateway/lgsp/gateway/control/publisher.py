@@ -8,16 +8,18 @@ Rule 3: time is an input: grants that begin or end by themselves, and leases tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant, Service
+from lgsp.api.registry.v1.registry_pb2 import Record, Service
 from lgsp.gateway import compiler
-from lgsp.gateway.control.calendar import Calendar
+from lgsp.gateway.control.boundaries import Boundaries
 from lgsp.gateway.credentials import Credential
 from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import AdsServer
@@ -33,6 +35,12 @@ log = structlog.get_logger("lgsp.publisher")
 # Services compiled, and contracts fetched, before others have their turn.
 _AT_A_TIME: Final = 100
 _TRUST_KINDS = frozenset({"system", "node_key", "token_revocation"})
+# What is looked at again when a key's time is over; no service has this name.
+_TRUST = ""
+# What the platform's own APIs take at once.
+MAX_PLATFORM_REQUEST: Final = 8 << 20
+# A clock that is set, or a machine that slept, is noticed within this time.
+_LOOK_AGAIN_S = 5.0
 
 
 class Contracts(Protocol):
@@ -73,9 +81,8 @@ class Publisher:
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._revision, self._registry = -1, 0
-        self._compiled_at = now()
+        self._boundaries = Boundaries()
         self.ready = False
-        self._calendar = Calendar()
 
     def note(self, changes: Iterable[Any]) -> None:
         """The registry changed: remember what that touches."""
@@ -89,17 +96,14 @@ class Publisher:
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
-            if change.kind == "grant" and change.entry is not None:
-                self._note_dates(change.entry.record.grant)
+            if change.entry is not None:
+                self._appoint(change.kind, change.entry.record)
         self._wake.set()
 
     def forget_revision(self) -> None:
         """Another registry counts its revisions anew."""
         self._revision, self._registry = -1, self._registry + 1
         self._wake.set()
-
-    def _note_dates(self, grant: Grant) -> None:
-        self._calendar.add(grant.service, boundaries(grant), self.now())
 
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
@@ -116,16 +120,17 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything noted so far."""
         self._wake.clear()
-        self._compiled_at = self.now()
         revision, registry, first = self._state.revision, self._registry, not self.ready
+        if first:
+            for kind in ("grant", "node_key"):
+                for entry in self._state.all(kind).values():
+                    self._appoint(kind, entry.record)
         touched = set(self._all_services()) if first else self._touched
         self._touched = set()
         upserts: list[Resource] = self._trust() if self._trust_touched or first else []
         self._trust_touched = False
         if first:
             upserts += self._edge_resources()
-            for entry in self._state.all("grant").values():
-                self._note_dates(entry.record.grant)
         removals: list[tuple[str, str]] = []
         failed: set[str] = set()
         names = sorted(touched)
@@ -159,18 +164,22 @@ class Publisher:
         return await self._ads.settled(self._ads.generation, timeout_s)
 
     async def _wait(self) -> None:
-        """Until the registry changes, or a grant or a key begins or ends."""
-        keys = (entry.record.node_key for entry in self._state.all("node_key").values())
-        # From when it was compiled: what ended meanwhile must not be missed.
-        dates = [date for date in compiler.key_boundaries(keys) if date > self._compiled_at]
-        soonest = min((date for date in (*dates, self._calendar.next()) if date is not None), default=None)
-        delay = max(0.0, (soonest - self.now()).total_seconds()) if soonest else None
-        try:
-            async with asyncio.timeout(delay):
+        """Until something changed, or a grant or a key begins or ends by itself."""
+        boundary = self._boundaries.next()
+        delay = max(0.0, (boundary - self.now()).total_seconds()) if boundary else _LOOK_AGAIN_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(delay, _LOOK_AGAIN_S)):
                 await self._wake.wait()
-        except TimeoutError:
-            self._trust_touched |= bool(dates)
-        self._touched |= self._calendar.due(self.now())
+        due = self._boundaries.due(self.now())
+        self._trust_touched |= _TRUST in due
+        self._touched |= due - {_TRUST}
+
+    def _appoint(self, kind: str, record: Record) -> None:
+        """Remember when the record begins or ends by itself."""
+        if kind == "grant":
+            self._boundaries.add(boundaries(record.grant), record.grant.service, self.now())
+        elif kind == "node_key" and record.node_key.HasField("retired_at"):
+            self._boundaries.add([compiler.time_of(record.node_key.retired_at)], _TRUST, self.now())
 
     # --- compilation -------------------------------------------------------------------------------------------------
 
@@ -272,7 +281,10 @@ class Publisher:
         rights = [right_of(self._state, grant, exhausted=self._exhausted(grant.id)) for grant in grants]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
         addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, rights, addresses, self.now(), self._rest(service))
+        rest = self._rest(service)
+        policy = compiler.service_policy(service, contract, rights, addresses, self.now(), rest)
+        own = service.name in self._sockets
+        return replace(policy, max_request_bytes=MAX_PLATFORM_REQUEST) if own else policy
 
     def _rest(self, service: Service) -> RestPolicy | None:
         if not service.HasField("rest"):

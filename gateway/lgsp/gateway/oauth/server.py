@@ -31,6 +31,7 @@ from joserfc.jws import JWSRegistry
 from lgsp.api.registry.v1.registry_pb2 import System
 from lgsp.gateway.oauth.keys import ALGORITHM, TOKEN_SECONDS
 from lgsp.gateway.oauth.secrets import matches
+from lgsp.registry.identifiers import agency_of
 
 ASSERTION_ALGORITHMS: Final = ["ES256", "PS256", "EdDSA", "Ed25519"]
 ASSERTION_SECONDS: Final = 300
@@ -187,7 +188,9 @@ class _Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
 
 class _Tokens(JWTBearerTokenGenerator):  # type: ignore[misc]
     def __init__(self, server: AuthorizationServer) -> None:
-        super().__init__(server.issuer, alg=ALGORITHM, expires_generator=lambda client, grant: TOKEN_SECONDS)
+        super().__init__(
+            server.issuer, alg=ALGORITHM, expires_generator=lambda client, grant: server.lifetime(client.system)
+        )
         self._server = server
 
     def access_token_generator(self, client: Client, grant_type: str, user: object, scope: str) -> str:
@@ -198,9 +201,9 @@ class _Tokens(JWTBearerTokenGenerator):  # type: ignore[misc]
             "aud": self.issuer,
             "sub": identity,
             "client_id": identity,
-            "agency": identity.partition("/")[0],
+            "agency": client.system.agency or agency_of(identity),
             "iat": now,
-            "exp": now + TOKEN_SECONDS,
+            "exp": now + self._server.lifetime(client.system),
             "jti": random.token_urlsafe(16),
         }
         return jwt.encode({"alg": ALGORITHM, "typ": "at+jwt", "kid": key.kid}, claims, key)
@@ -238,7 +241,8 @@ class _Revocation(RevocationEndpoint):  # type: ignore[misc]
 
 class AuthorizationServer(BaseServer):  # type: ignore[misc]
     """`systems(id)` finds a system, `public_keys()` are the JWKs of all nodes, `is_revoked(jti)` asks the registry;
-    `development` switches client secrets on."""
+    `lifetime(system)` is how many seconds a token of it lives, at most TOKEN_SECONDS; `development` switches client
+    secrets on."""
 
     def __init__(
         self,
@@ -249,11 +253,12 @@ class AuthorizationServer(BaseServer):  # type: ignore[misc]
         public_keys: Callable[[], list[dict[str, Any]]],
         is_revoked: Callable[[str], bool],
         development: bool = False,
+        lifetime: Callable[[System], int] = lambda system: TOKEN_SECONDS,
     ) -> None:
         super().__init__()
         self.issuer, self.development = issuer, development
         self._systems, self.signing_key, self.public_keys = systems, signing_key, public_keys
-        self._is_revoked = is_revoked
+        self._is_revoked, self.lifetime = is_revoked, lifetime
         methods = [PRIVATE_KEY_JWT, *([CLIENT_SECRET] if development else [])]
         self.auth_methods = methods
         self.register_client_auth_method(PRIVATE_KEY_JWT, lambda query, request: _Assertion(self)(query, request))

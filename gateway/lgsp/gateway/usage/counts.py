@@ -40,6 +40,11 @@ def day_of(time: datetime) -> str:
 Tallies = dict[Key, Tally]
 
 
+def oldest_kept(today: str) -> str:
+    """The first of KEEP_DAYS days that end today."""
+    return (datetime.fromisoformat(today) - timedelta(days=KEEP_DAYS - 1)).strftime("%Y-%m-%d")
+
+
 class Counts:
     """Day → service → key → tally, of one node."""
 
@@ -66,8 +71,7 @@ class Counts:
 
     def forget(self, today: str) -> None:
         """Drop what is older than KEEP_DAYS."""
-        oldest = (datetime.fromisoformat(today) - timedelta(days=KEEP_DAYS)).strftime("%Y-%m-%d")
-        for day in [day for day in self.days if day < oldest]:
+        for day in [day for day in self.days if day < oldest_kept(today)]:
             del self.days[day]
 
 

@@ -27,7 +27,17 @@ from lgsp.api.registry.v1.registry_pb2 import Grant, Use
 from lgsp.gateway.datadir import write_private
 from lgsp.gateway.errors import DataDirError
 from lgsp.gateway.usage import records
-from lgsp.gateway.usage.counts import Counts, Key, Tallies, Tally, by_service, day_of, dump, load
+from lgsp.gateway.usage.counts import (
+    Counts,
+    Key,
+    Tallies,
+    Tally,
+    by_service,
+    day_of,
+    dump,
+    load,
+    oldest_kept,
+)
 from lgsp.registry import streams
 
 log = structlog.get_logger("lgsp.usage")
@@ -114,9 +124,13 @@ class Ledger:
 
     async def _count(self) -> None:
         while True:
-            self._read()
-            self._judge()
+            self.look()
             await asyncio.sleep(READ_EVERY_S)
+
+    def look(self) -> None:
+        """Count what was recorded since the last look, and find out whose quota that uses up."""
+        self._read()
+        self._judge()
 
     def _read(self) -> None:
         for key, time in records.read(self._log, self._position):
@@ -200,7 +214,9 @@ class Ledger:
             self._unjudged.update(told)
 
     async def _tell(self, client: Client) -> None:
-        self._own.forget(day_of(self._now()))
+        today = day_of(self._now())
+        self._own.forget(today)
+        self._others = {key: tallies for key, tallies in self._others.items() if key[1] >= oldest_kept(today)}
         dirty, self._dirty = self._dirty, set()
         try:
             while dirty:

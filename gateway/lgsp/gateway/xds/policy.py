@@ -75,6 +75,8 @@ class ServicePolicy:
     unary_ms: int = 30_000
     deprecation: Deprecation | None = None
     rest: RestPolicy | None = None
+    # Larger requests are refused before they reach it; 0 leaves that to the provider. For services without client streams.
+    max_request_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from lgsp.gateway.xds.rest import rest_descriptor
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
 LISTENER, PLATFORM_ROUTES, OAUTH_CLUSTER = "edge", "platform", "lgsp-oauth"
 JWT, REVOKED, GRANTS, LIMIT, MASK, REST, CORS = "jwt", "revoked", "grants", "limit", "mask", "rest", "cors"
-GUARD: Final = "guard"
+GUARD, SIZE = "guard", "size"
 CERTIFICATE: Final = "edge-certificate"
 AGENCY_HEADER, TOKEN_HEADER = "x-lgsp-agency", "x-lgsp-token"
 UNAUTHENTICATED: Final = (
@@ -61,6 +61,7 @@ def service_routes(service: ServicePolicy) -> Message:
     per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
     per_host |= {LIMIT: limits.per_host(service.limits)} if service.limits else {}
     per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
+    per_host |= {SIZE: _size(service.max_request_bytes)} if service.max_request_bytes else {}
     per_host |= upstream.per_host(service, service.rest) if service.rest else {}
     onward = upstream.routes(service, service.rest, _method_route) if service.rest else []
     host: dict[str, Any] = {
@@ -92,6 +93,11 @@ def _transcoder(service: ServicePolicy) -> dict[str, Any]:
         # As much as what answers takes.
         "max_request_body_size": service.rest.max_body if service.rest else MAX_MESSAGE,
     }
+
+
+def _size(most: int) -> dict[str, Any]:
+    """Reads the whole request first and refuses what is larger: the upstream's own gRPC would refuse without a reason."""
+    return {"@type": f"{HTTP}.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": most}}
 
 
 @lru_cache(maxsize=1000)
@@ -338,6 +344,11 @@ def _filters() -> list[dict[str, Any]]:
         _discovered(REVOKED, f"{HTTP}.rbac.v3.RBAC"),
         {"name": GRANTS, "typed_config": deny},
         {"name": LIMIT, "typed_config": {"@type": f"{HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"}},
+        {
+            "name": SIZE,
+            "disabled": True,
+            "typed_config": {"@type": f"{HTTP}.buffer.v3.Buffer", "max_request_bytes": 1},
+        },
         # Answers go the other way: the guard sees them after the mask.
         {"name": GUARD, "typed_config": guard.in_chain()},
         {"name": MASK, "typed_config": masks.in_chain()},

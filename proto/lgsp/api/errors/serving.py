@@ -41,13 +41,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         for kind, wrap, make in _KINDS:
             behaviour = getattr(handler, kind)
             if behaviour is not None:
-                return make(wrap(self, behaviour), handler.request_deserializer, handler.response_serializer)
+                read = handler.request_deserializer
+                if not kind.startswith("stream") and read is not None:
+                    read = _reader(read)
+                return make(wrap(self, behaviour), read, handler.response_serializer)
         return handler
 
     def _unary(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def serve(request: Any, context: Any) -> Any:
             try:
-                return await behaviour(request, context)
+                return await behaviour(_read(request), context)
             except Exception as error:
                 await self._abort(error, context)
 
@@ -56,7 +59,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def _stream(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Awaitable[None]]:
         async def serve(request: Any, context: Any) -> None:
             try:
-                await answer(behaviour(request, context), context)
+                await answer(behaviour(_read(request), context), context)
             except Exception as error:
                 await self._abort(error, context)
 
@@ -71,6 +74,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         status = status_of(error)
         trailers = ((DETAILS_KEY, status.SerializeToString()), ("x-lgsp-reason", error.reason.name))
         await context.abort(error.reason.code, f"{error.reason.name}: {error.detail}", trailers)
+
+
+def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Turns bytes that are no message into a refusal to raise: grpc itself would answer without a reason."""
+
+    def read(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except Exception:
+            return BusError("REQUEST_MALFORMED", "the request is no message of this method")
+
+    return read
+
+
+def _read(request: Any) -> Any:
+    if isinstance(request, BusError):
+        raise request
+    return request
 
 
 _KINDS: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (

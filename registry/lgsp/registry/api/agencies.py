@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
 from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
+from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, with_history
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
 
 _MAX_ACT: Final = 200
+_PAUSE_EVERY: Final = 500
 
 
 class Agencies(Part):
@@ -82,6 +85,8 @@ class Agencies(Part):
             raise BusError("REORGANIZATION_INVALID", f"name the decree or decision, in at most {_MAX_ACT} characters")
         reform = Reform(self.state, date, request.act, request.grants, now(), caller)
         reform.apply(request.changes)
+        if caller in reform.systems and reform.systems[caller].HasField("revoked_at"):
+            raise BusError("REORGANIZATION_INVALID", f"{caller} would revoke itself: let another operator do it")
         answer = pb.ReorganizeAgenciesResponse(
             agencies=reform.agencies.values(), systems=reform.systems.values(), grants=reform.grants.values()
         )
@@ -118,15 +123,25 @@ class Agencies(Part):
 
     async def ImportAgencies(self, request: pb.ImportAgenciesRequest, context: Context) -> pb.ImportAgenciesResponse:
         caller, given = self.operator(context), {each.id: each for each in request.agencies}
-        if not given or len(given) < len(request.agencies) or len(given) > MAX_RECORDS:
-            raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {MAX_RECORDS} agencies, each once")
+        most = MAX_DRY_RUN if request.dry_run else MAX_RECORDS
+        if not given or len(given) < len(request.agencies) or len(given) > most:
+            raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {most} agencies, each once")
         answer, writes = pb.ImportAgenciesResponse(), list[Write]()
-        for agency in given.values():
-            known = self._checked_import(agency, given)
+        for number, each in enumerate(given.values(), start=1):
+            if request.dry_run and number % _PAUSE_EVERY == 0:
+                await asyncio.sleep(0)  # others are served meanwhile
+            known = self._checked_import(each, given)
+            agency = each if known is None else with_history(each, known)
             if known == agency:
                 answer.unchanged += 1
                 continue
-            (answer.created if known is None else answer.changed).append(agency.id)
+            if known is None:
+                answer.created.append(agency.id)
+            else:
+                answer.changed.append(agency.id)
+                self._need_goes_on(known, agency)
+                room = MAX_DIFFERENCES - len(answer.differences)
+                answer.differences.extend(differences(known, agency)[:room])
             writes.append(self._over("agency", agency.id, agency))
         if writes and not request.dry_run:
             answer.revision = max(await self.write_all(writes, request.operation_id, caller))
@@ -135,6 +150,10 @@ class Agencies(Part):
     def _checked_import(self, agency: pb.Agency, given: dict[str, pb.Agency]) -> pb.Agency | None:
         """The record that `agency` replaces; it must fit those that are there and those that come with it."""
         check_agency(agency)
+        entry = self.state.get("agency", agency.id)
+        known = entry.record.agency if entry is not None else None
+        if known is not None and with_history(agency, known) == known:
+            return known
         if agency.HasField("revoked_at") or agency.revoked_reason:
             raise BusError(
                 "REORGANIZATION_INVALID", f"{agency.id}: an agency is revoked with RevokeAgency, not imported so"
@@ -149,10 +168,21 @@ class Agencies(Part):
             if name not in given and self.state.get("agency", name) is None:
                 raise BusError("REORGANIZATION_INVALID", f"{agency.id}: {name} is neither registered nor in the import")
         self._need_no_circle(agency, given)
-        entry = self.state.get("agency", agency.id)
-        if entry is not None and entry.record.agency.HasField("revoked_at"):
+        if known is not None and known.HasField("revoked_at"):
             raise BusError("REORGANIZATION_INVALID", f"{agency.id} was revoked")
-        return entry.record.agency if entry is not None else None
+        return known
+
+    def _need_goes_on(self, known: pb.Agency, agency: pb.Agency) -> None:
+        """An import ends no agency that still has systems or grants: a reform says what becomes of them."""
+        if known.HasField("valid_until") or not agency.HasField("valid_until"):
+            return
+        systems = any(not each.HasField("revoked_at") for each in self.state.systems_of(agency.id))
+        grants = any(not each.HasField("revoked_at") for each in self.state.grants_by_agency(agency.id))
+        if systems or grants:
+            raise BusError(
+                "REORGANIZATION_INVALID",
+                f"{agency.id} has systems or grants: end it by a reform, which says where they go",
+            )
 
     def _need_no_circle(self, agency: pb.Agency, given: dict[str, pb.Agency]) -> None:
         seen, above = {agency.id}, agency.parent

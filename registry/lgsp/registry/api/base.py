@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -19,6 +19,7 @@ from lgsp.registry.leases import Leases
 from lgsp.registry.lifecycle import RETIRED
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Store, Write
+from lgsp.registry.visibility import sees
 
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,8 +30,8 @@ _OPERATION: Final = re.compile(rf"[\x20-\x7e]{{0,{identifiers.MAX_BYTES}}}")
 
 class Part:
     """`effective(revision, timeout_s)` awaits this node's Envoy; `endpoint_policy` raises ENDPOINT_REFUSED;
-    `operators` says who may act for all; `uses` who called what of a service; `development` lets legacy systems be
-    on this machine and without TLS."""
+    `operators` says who may act for all; `uses` who called what of a service; `development` lets legacy systems be on
+    this machine and without TLS; `platform` names the services that the platform itself offers and keeps."""
 
     def __init__(
         self,
@@ -42,10 +43,11 @@ class Part:
         endpoint_policy: Callable[[str], None],
         uses: Callable[[str], list[pb.Use]] = lambda service: [],
         development: bool = False,
+        platform: Container[str] = (),
     ) -> None:
         self.store, self.state, self.leases = store, store.state, leases
         self.effective, self.operators, self.endpoint_policy = effective, operators, endpoint_policy
-        self.uses, self.development = uses, development
+        self.uses, self.development, self.platform = uses, development, platform
 
     # --- who and what ------------------------------------------------------------------------------------------------
 
@@ -70,6 +72,21 @@ class Part:
         if entry is None:
             raise BusError("NOT_REGISTERED", f"no {kind} {key[:64]!r}")
         return entry
+
+    def visible(self, caller: str, kind: str, record: pb.Record) -> bool:
+        """Whether the caller may read the record."""
+        return sees(self.state, caller, kind, record) or self.operators(caller)
+
+    def need_visible(self, kind: str, key: str, caller: str) -> Entry:
+        """The record; for who may not read it, it is not there."""
+        entry = self.state.get(kind, key)
+        if entry is None or not self.visible(caller, kind, entry.record):
+            raise BusError("NOT_REGISTERED", f"no {kind} {key[:64]!r}")
+        return entry
+
+    def need_not_platform(self, service: str) -> None:
+        if service in self.platform:
+            raise BusError("LIFECYCLE_REFUSED", f"{service} is the platform's own: its releases publish and end it")
 
     def need_active_agency(self, identifier: str) -> pb.Agency:
         entry = self.state.resolve_agency(identifier)

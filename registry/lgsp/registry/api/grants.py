@@ -6,6 +6,7 @@ requested → active → revoked, requested → refused, requested → revoked (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor
@@ -14,11 +15,22 @@ from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import contracts, identifiers, paging
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, fresh_id, now, repeated
-from lgsp.registry.grants import EVERYONE, check_narrower, check_subject, check_terms, with_terms
+from lgsp.registry.grants import (
+    EVERY_METHOD,
+    EVERYONE,
+    check_narrower,
+    check_subject,
+    check_terms,
+    holds,
+    with_terms,
+)
 from lgsp.registry.state import Entry
+from lgsp.registry.visibility import decides, is_for, sees_grant
 
 _MAX_REASON: Final = 500
 _MAX_STEPS: Final = 100
+_REGISTRY: Final = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
+_MAKES_OPERATORS: Final = "CreateGrant"
 REQUESTED, ACTIVE = pb.GRANT_STATE_REQUESTED, pb.GRANT_STATE_ACTIVE
 REFUSED, REVOKED = pb.GRANT_STATE_REFUSED, pb.GRANT_STATE_REVOKED
 _WORDS: Final = {REQUESTED: "still asked for", ACTIVE: "in force", REFUSED: "refused", REVOKED: "revoked"}
@@ -45,6 +57,7 @@ class Grants(Part):
         grant.id = identifiers.check_grant(grant.id or fresh_id(caller, request.operation_id))
         check_subject(grant)
         self._need_asker(caller, grant)
+        self.need_visible("service", grant.service, caller)
         known = self.state.get("grant", grant.id)
         if known is not None:
             kept, revision = await self._same_grant(grant, known, caller, request.operation_id)
@@ -59,6 +72,7 @@ class Grants(Part):
         grant, revision = entry.record.grant, entry.revision
         if not repeated(entry, caller, request.operation_id):
             _need_state(grant, REQUESTED)
+            self._need_another(caller, grant)
             narrowed, detail = await self._narrowed(grant, request.terms)
             self._need_subject(narrowed)
             _add_step(narrowed, ACTIVE, caller, "approved", request.reason, detail)
@@ -75,6 +89,8 @@ class Grants(Part):
             narrowed, detail = await self._narrowed(grant, request.terms)
             if not detail:
                 raise BusError("GRANT_TERMS_REFUSED", "these terms change nothing")
+            if not _makes_operators(narrowed, ends=True):
+                self._need_other_operator(grant)
             _add_step(narrowed, ACTIVE, caller, "narrowed", _reason(request.reason), detail)
             grant = narrowed
             revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
@@ -98,6 +114,7 @@ class Grants(Part):
         if not grant.HasField("revoked_at"):
             if grant.state == REFUSED:
                 raise BusError("GRANT_TERMS_REFUSED", "the grant was refused: there is nothing to revoke")
+            self._need_other_operator(grant)
             grant = copied(grant)
             grant.revoked_at.CopyFrom(now())
             grant.revoked_reason = request.reason[:_MAX_REASON]
@@ -107,13 +124,15 @@ class Grants(Part):
         return pb.RevokeGrantResponse(grant=grant, revision=revision, effective=done)
 
     async def GetGrant(self, request: pb.GetGrantRequest, context: Context) -> pb.GetGrantResponse:
-        self.caller(context)
-        entry = self.need("grant", request.id)
+        caller, entry = self.caller(context), self.need("grant", request.id)
+        if not self.operators(caller) and not sees_grant(self.state, caller, entry.record.grant):
+            raise BusError("NOT_OWNER", f"{caller} neither holds this grant nor decides on it")
         return pb.GetGrantResponse(grant=entry.record.grant, revision=entry.revision)
 
     async def ListGrants(self, request: pb.ListGrantsRequest, context: Context) -> pb.ListGrantsResponse:
-        caller = self.caller(context)
-        ending = now().ToNanoseconds() + request.expiring_within.ToNanoseconds()
+        caller, today = self.caller(context), now()
+        ending = today.ToNanoseconds() + request.expiring_within.ToNanoseconds()
+        everything = self.operators(caller)
 
         def wanted(entry: Entry) -> bool:
             grant = entry.record.grant
@@ -121,8 +140,8 @@ class Grants(Part):
                 request.consumer in ("", grant.consumer)
                 and request.service in ("", grant.service)
                 and request.state in (pb.GRANT_STATE_UNSPECIFIED, grant.state)
-                and (not request.HasField("expiring_within") or _ends_before(grant, ending))
-                and (not request.mine or self._holds(caller, grant) or self._decides(caller, grant.service))
+                and (not request.HasField("expiring_within") or _ends_between(grant, today.ToNanoseconds(), ending))
+                and ((everything and not request.mine) or sees_grant(self.state, caller, grant))
             )
 
         found, token = paging.page(self.state, "grant", request, wanted)
@@ -131,9 +150,25 @@ class Grants(Part):
     # --- who decides, who holds --------------------------------------------------------------------------------------
 
     def _decides(self, caller: str, service: str) -> bool:
-        entry = self.state.get("service", service)
-        deciders = (entry.record.service.provider, *entry.record.service.stewards) if entry else ()
-        return caller in deciders or self.operators(caller)
+        return decides(self.state, caller, service) or self.operators(caller)
+
+    def _need_another(self, caller: str, grant: pb.Grant) -> None:
+        """A steward does not decide on what it would hold itself; a provider may, for the data are its own."""
+        provider = self.need("service", grant.service).record.service.provider
+        if caller != provider and is_for(self.state, caller, grant) and not self.operators(caller):
+            raise BusError("NOT_OWNER", f"{caller} would hold this grant itself: another has to approve it")
+
+    def _need_other_operator(self, grant: pb.Grant) -> None:
+        """Refuse to end the last grant to make grants: nobody could ever grant anything again."""
+        if not _makes_operators(grant):
+            return
+        others = (entry.record.grant for entry in self.state.grants_by_service(_REGISTRY))
+        for other in others:
+            if other.id != grant.id and _makes_operators(other, ends=True) and holds(other, datetime.now(UTC)):
+                system = self.state.get("system", other.consumer)
+                if system is not None and not system.record.system.HasField("revoked_at"):
+                    return
+        raise BusError("GRANT_TERMS_REFUSED", f"{grant.id} is the last operator's: nobody could make grants any more")
 
     def _decider(self, grant: str, context: Context) -> tuple[str, Entry]:
         caller, entry = self.caller(context), self.need("grant", grant)
@@ -212,7 +247,7 @@ def _add_step(
 
 def _need_state(grant: pb.Grant, wanted: pb.GrantState.ValueType) -> None:
     if grant.state != wanted:
-        raise BusError("GRANT_TERMS_REFUSED", f"the grant is {_WORDS.get(grant.state, 'in force')}")
+        raise BusError("GRANT_TERMS_REFUSED", f"the grant is {_WORDS[grant.state]}")
 
 
 def _reason(text: str) -> str:
@@ -221,5 +256,14 @@ def _reason(text: str) -> str:
     return text
 
 
-def _ends_before(grant: pb.Grant, nanoseconds: int) -> bool:
-    return grant.state == ACTIVE and grant.HasField("not_after") and grant.not_after.ToNanoseconds() <= nanoseconds
+def _ends_between(grant: pb.Grant, first: int, last: int) -> bool:
+    ends = grant.not_after.ToNanoseconds() if grant.HasField("not_after") else None
+    return grant.state == ACTIVE and ends is not None and first < ends <= last
+
+
+def _makes_operators(grant: pb.Grant, *, ends: bool = False) -> bool:
+    """True for a grant that makes one system an operator; with `ends`, only for one that does so without end."""
+    names_it = bool({EVERY_METHOD, _MAKES_OPERATORS} & set(grant.methods))
+    return (
+        bool(grant.consumer) and grant.service == _REGISTRY and names_it and not (ends and grant.HasField("not_after"))
+    )

@@ -27,6 +27,8 @@ class Groups(Part):
         return pb.PutGroupResponse(group=group, revision=revision, effective=done)
 
     async def ListGroups(self, request: pb.ListGroupsRequest, context: Context) -> pb.ListGroupsResponse:
-        self.caller(context)
-        found, token = paging.page(self.state, "group", request)
+        caller = self.caller(context)
+        found, token = paging.page(
+            self.state, "group", request, lambda each: self.visible(caller, "group", each.record)
+        )
         return pb.ListGroupsResponse(groups=[each.record.group for each in found], next_page_token=token)

@@ -10,12 +10,14 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import compatibility, contracts, identifiers, upstreams
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now, repeated
+from lgsp.registry.grants import EVERY_METHOD, EVERYONE, usable_from
 from lgsp.registry.lifecycle import DEPRECATED, DRAFT, PUBLISHED, check_attributes, need_step
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
@@ -79,6 +81,7 @@ class Publishing(Part):
         digests = {index: await self.store.put_contract(given[index]) for index in used} if waiting else {}
         for plan in waiting:
             plan.service.contract_digest = digests[plan.wanted.contract]
+            _keep_declared(plan.service, plan.known)
             _take_up(plan.service, plan.known, draft=plan.wanted.draft)
         revisions = await self._write(waiting, operation_id, caller)
         return [_answer(plan, revisions) for plan in plans]
@@ -88,6 +91,7 @@ class Publishing(Part):
     def _plan(self, caller: str, wanted: pb.ServiceToPublish, operation_id: str) -> _Plan:
         service = _wished(wanted.service)
         identifiers.check_service(service.name)
+        self.need_not_platform(service.name)
         entry = self._own_or_new(caller, service)
         return _Plan(wanted, service, entry, entry is not None and repeated(entry, caller, operation_id))
 
@@ -146,18 +150,19 @@ class Publishing(Part):
 
     def _incompatible(self, before: bytes, service: str, broken: list[pb.Finding]) -> BusError:
         methods = compatibility.touched_methods(contracts.load_contract(before), service, broken)
-        used = sorted({use.consumer for use in self.affected(service, methods)})
-        who = f" Used by {', '.join(used[:10])}." if used else " No consumer uses what it breaks."
-        return BusError("CONTRACT_INCOMPATIBLE", compatibility.in_words(broken) + "." + who)
+        who = compatibility.users_in_words(self.affected(service, methods))
+        return BusError("CONTRACT_INCOMPATIBLE", f"{compatibility.in_words(broken).rstrip('.')}. {who}")
 
     def affected(self, service: str, methods: set[str]) -> list[pb.Use]:
         """Who may use the methods or did: from grants, with the calls on record."""
         found = {(use.consumer, use.method): use for use in self.uses(service) if use.method in methods}
+        today = datetime.now(UTC)
         for entry in self.state.grants_by_service(service):
             grant = entry.record.grant
-            if grant.state == pb.GRANT_STATE_ACTIVE:
-                for method in methods if list(grant.methods) == ["*"] else methods & set(grant.methods):
-                    for system in self.state.members(grant):
+            if usable_from(grant, today):
+                holders = {EVERYONE} if grant.group == EVERYONE else self.state.members(grant)
+                for method in methods if list(grant.methods) == [EVERY_METHOD] else methods & set(grant.methods):
+                    for system in holders:
                         found.setdefault((system, method), pb.Use(consumer=system, method=method))
         return [found[key] for key in sorted(found)][:1000]
 
@@ -231,6 +236,13 @@ def _wished(service: pb.Service) -> pb.Service:
     for name in ("retired_at", "lifecycle", "version", "deprecated_at", "sunset_at", "replaced_by", "contract_digest"):
         made.ClearField(name)
     return made
+
+
+def _keep_declared(service: pb.Service, known: pb.Service | None) -> None:
+    """What protects data is lowered by saying so, not by leaving it out."""
+    if known is not None:
+        service.classification = service.classification or known.classification
+        service.audit = service.audit or known.audit
 
 
 def _take_up(service: pb.Service, known: pb.Service | None, *, draft: bool) -> None:

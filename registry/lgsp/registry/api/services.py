@@ -9,6 +9,7 @@ from lgsp.registry.api.base import EFFECTIVE_S, Context, copied, now, repeated
 from lgsp.registry.api.publishing import Publishing, own_files, version_key
 from lgsp.registry.lifecycle import DEPRECATED, RETIRED, need_step
 from lgsp.registry.state import Entry
+from lgsp.registry.visibility import decides
 
 
 class Services(Publishing):
@@ -40,6 +41,7 @@ class Services(Publishing):
         service, revision = entry.record.service, entry.revision
         if not service.HasField("retired_at"):
             service = copied(service)
+            service.version = service.version
             service.lifecycle = RETIRED
             service.retired_at.CopyFrom(now())
             revision = await self.replace("service", request.name, service, entry, request.operation_id, caller)
@@ -47,20 +49,20 @@ class Services(Publishing):
         return pb.RetireServiceResponse(service=service, revision=revision)
 
     async def GetService(self, request: pb.GetServiceRequest, context: Context) -> pb.GetServiceResponse:
-        self.caller(context)
-        entry = self.need("service", request.name)
+        entry = self.need_visible("service", request.name, self.caller(context))
         return pb.GetServiceResponse(service=entry.record.service, revision=entry.revision)
 
     async def ListServices(self, request: pb.ListServicesRequest, context: Context) -> pb.ListServicesResponse:
-        self.caller(context)
-        found, token = paging.page(self.state, "service", request)
+        caller = self.caller(context)
+        found, token = paging.page(
+            self.state, "service", request, lambda each: self.visible(caller, "service", each.record)
+        )
         return pb.ListServicesResponse(services=[each.record.service for each in found], next_page_token=token)
 
     async def ListServiceVersions(
         self, request: pb.ListServiceVersionsRequest, context: Context
     ) -> pb.ListServiceVersionsResponse:
-        self.caller(context)
-        self.need("service", request.service)
+        self.need_visible("service", request.service, self.caller(context))
         found, token = paging.page(
             self.state, "service_version", request, lambda each: each.record.service_version.service == request.service
         )
@@ -68,13 +70,15 @@ class Services(Publishing):
         return pb.ListServiceVersionsResponse(versions=versions, next_page_token=token)
 
     async def CheckContract(self, request: pb.CheckContractRequest, context: Context) -> pb.CheckContractResponse:
-        self.caller(context)
+        caller = self.caller(context)
+        self.need_visible("service", request.service, caller)
         broken, methods = await self.broken_by(request.service, request.contract)
         contract = contracts.load_contract(request.contract, request.service)
         advice = await compatibility.advice(request.contract, own_files(contract, request.service))
-        return pb.CheckContractResponse(
-            breaking=broken, advice=advice, affected=self.affected(request.service, methods)
-        )
+        affected = self.affected(request.service, methods)
+        if not decides(self.state, caller, request.service) and not self.operators(caller):
+            affected = [use for use in affected if use.consumer == caller]  # who else uses it is not its to know
+        return pb.CheckContractResponse(breaking=broken, advice=advice, affected=affected)
 
     async def broken_by(self, service: str, contract: bytes) -> tuple[list[pb.Finding], set[str]]:
         """What `contract` breaks in the place of the service's own, and the methods that this may concern."""
@@ -85,14 +89,16 @@ class Services(Publishing):
         return broken, compatibility.touched_methods(contracts.load_contract(before), service, broken)
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
-        self.caller(context)
-        digest = self.need("service", request.service).record.service.contract_digest
+        entry = self.need_visible("service", request.service, self.caller(context))
+        digest = entry.record.service.contract_digest
         if request.version:
             found = self.need("service_version", version_key(request.service, request.version))
             digest = found.record.service_version.contract_digest
         return pb.GetContractResponse(contract=await self.store.get_contract(digest), digest=digest)
 
     def _owned(self, name: str, context: Context) -> tuple[str, Entry]:
-        caller, entry = self.caller(context), self.need("service", name)
+        caller = self.caller(context)
+        entry = self.need_visible("service", name, caller)
         self.need_owner(caller, entry.record.service.provider)
+        self.need_not_platform(name)
         return caller, entry

@@ -15,7 +15,9 @@ class Systems(Part):
     async def CreateSystem(self, request: pb.CreateSystemRequest, context: Context) -> pb.CreateSystemResponse:
         caller, system = self.operator(context), request.system
         identifiers.check_system(system.id)
-        self.need_active_agency(identifiers.agency_of(system.id))
+        agency = self.need_active_agency(identifiers.agency_of(system.id)).id
+        # Named only where it is another than the identifier says: by an older identifier, or after a reform.
+        system.agency = "" if agency == identifiers.agency_of(system.id) else agency
         if system.HasField("revoked_at") or system.revoked_reason:
             raise BusError("REQUEST_MALFORMED", "a system is revoked with RevokeSystem, not created so")
         system.jwks = check_jwks(system.jwks)
@@ -23,14 +25,16 @@ class Systems(Part):
         return pb.CreateSystemResponse(system=_shown(kept), revision=revision)
 
     async def GetSystem(self, request: pb.GetSystemRequest, context: Context) -> pb.GetSystemResponse:
-        self.caller(context)
-        entry = self.need("system", request.id)
-        return pb.GetSystemResponse(system=_shown(entry.record.system), revision=entry.revision)
+        caller, entry = self.caller(context), self.need("system", request.id)
+        whole = self.visible(caller, "system", entry.record)
+        return pb.GetSystemResponse(system=_shown(entry.record.system, whole=whole), revision=entry.revision)
 
     async def ListSystems(self, request: pb.ListSystemsRequest, context: Context) -> pb.ListSystemsResponse:
-        self.caller(context)
+        caller = self.caller(context)
         found, token = paging.page(self.state, "system", request)
-        return pb.ListSystemsResponse(systems=[_shown(each.record.system) for each in found], next_page_token=token)
+        whole = self.operators(caller)
+        systems = [_shown(each, whole=whole or each.id == caller) for each in (each.record.system for each in found)]
+        return pb.ListSystemsResponse(systems=systems, next_page_token=token)
 
     async def RevokeSystem(self, request: pb.RevokeSystemRequest, context: Context) -> pb.RevokeSystemResponse:
         caller, entry = self.operator(context), self.need("system", request.id)
@@ -46,8 +50,10 @@ class Systems(Part):
         return pb.RevokeSystemResponse(system=_shown(system), revision=revision, effective=done)
 
 
-def _shown(system: pb.System) -> pb.System:
-    """A system without what is never returned."""
+def _shown(system: pb.System, *, whole: bool = True) -> pb.System:
+    """A system without what is never returned, and for others than itself without why it was revoked."""
     shown = copied(system)
     shown.ClearField("development_secret")
+    if not whole:
+        shown.ClearField("revoked_reason")
     return shown

@@ -42,19 +42,7 @@ class Watching(Part):
 
     def sees(self, caller: str, kind: str, record: pb.Record) -> bool:
         """Operators see all; others what is public, what is their own and what they decide on."""
-        if self.operators(caller) or kind in ("agency", "service", "service_version"):
-            return True
-        if kind == "system":
-            return bool(record.system.id == caller)
-        if kind == "group":
-            return caller in record.group.members
-        if kind == "endpoint":
-            return bool(record.endpoint.system == caller)
-        return caller in self.state.members(record.grant) or self._is_decider(caller, record.grant.service)
-
-    def _is_decider(self, caller: str, service: str) -> bool:
-        entry = self.state.get("service", service)
-        return entry is not None and caller in (entry.record.service.provider, *entry.record.service.stewards)
+        return self.visible(caller, kind, record)
 
 
 class _Watcher:

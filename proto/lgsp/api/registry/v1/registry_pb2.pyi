@@ -1358,7 +1358,7 @@ class ImportAgenciesRequest(_message.Message):
     operation_id: _builtins.str
     @_builtins.property
     def agencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agency]:
-        """At most 1,000 in one request."""
+        """At most 1,000 in one request; a dry run takes 20,000."""
 
     def __init__(
         self,
@@ -1383,12 +1383,17 @@ class ImportAgenciesResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
     unchanged: _builtins.int
     revision: _builtins.int
     @_builtins.property
     def created(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """What changes of those in `changed`, field by field; the first 10,000."""
+
     def __init__(
         self,
         *,
@@ -1396,14 +1401,45 @@ class ImportAgenciesResponse(_message.Message):
         changed: _abc.Iterable[_builtins.str] | None = ...,
         unchanged: _builtins.int = ...,
         revision: _builtins.int = ...,
+        differences: _abc.Iterable[Global___FieldChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "created", b"created", "revision", b"revision", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "created", b"created", "differences", b"differences", "revision", b"revision", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportAgenciesResponse: _TypeAlias = ImportAgenciesResponse  # noqa: Y015
+
+@_typing.final
+class FieldChange(_message.Message):
+    """A field of an agency before and after."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    field: _builtins.str
+    before: _builtins.str
+    after: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        field: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "field", b"field", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
 
 @_typing.final
 class CreateSystemRequest(_message.Message):
