@@ -104,9 +104,11 @@ def test_a_system_that_joins_brings_its_calls_and_one_that_leaves_takes_them(sta
     stage.call("H26/b", times=3)
     assert not stage.spent
     members.add("H26/b")
+    stage.ledger.note_members([SERVICE])
     stage.ledger.look()
     assert stage.spent
     members.remove("H26/b")
+    stage.ledger.note_members([SERVICE])
     stage.ledger.look()
     assert not stage.spent
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.gateway import compiler
 from lgsp.gateway.control.boundaries import Boundaries
 from lgsp.gateway.oauth.keys import TOKEN_SECONDS
 from lgsp.gateway.oauth.lifetime import WITHOUT_GRANT_SECONDS, token_seconds
+from lgsp.registry.grants import boundaries
 
 NOW = datetime(2026, 7, 1, 0, 0, 0, 500_000, tzinfo=UTC)
 
@@ -57,11 +57,11 @@ def test_a_token_never_ends_after_the_grant():
 
 
 def test_a_grant_is_looked_at_when_it_begins_and_when_it_ends():
-    times, until = Boundaries(), compiler.boundaries(grant(20, begins_in=10))
+    times, until = Boundaries(), boundaries(grant(20, begins_in=10))
     assert [(time - NOW).total_seconds() for time in until] == [10, 20]
     times.add(until, "a", NOW)
-    times.add(compiler.boundaries(grant(15)), "b", NOW)
-    times.add(compiler.boundaries(grant(-5)), "past", NOW)
+    times.add(boundaries(grant(15)), "b", NOW)
+    times.add(boundaries(grant(-5)), "past", NOW)
     assert times.due(NOW) == set()
     assert times.next() == NOW + timedelta(seconds=10)
     assert times.due(NOW + timedelta(seconds=15)) == {"a", "b"}
@@ -71,4 +71,4 @@ def test_a_grant_is_looked_at_when_it_begins_and_when_it_ends():
 
 
 def test_a_revoked_grant_has_no_appointments():
-    assert compiler.boundaries(grant(20, revoked_at={"seconds": 1})) == []
+    assert boundaries(grant(20, revoked_at={"seconds": 1})) == []

@@ -276,10 +276,17 @@ class Control:
                 self.leases.beat(change.key)
 
     def _follow_quotas(self, changes: Iterable[Change]) -> None:
+        state = self.store.state
         for change in changes:
-            if change.kind == "grant" and change.entry:
+            if change.kind == "group":
+                self.usage.note_members(grant.service for grant in state.grants_by_group(change.key))
+            elif change.kind == "system":
+                self.usage.note_members(grant.service for grant in state.grants_of(change.key))
+            elif change.kind == "grant" and change.entry is None:
+                self.usage.forget(change.key)
+            elif change.kind == "grant" and change.entry is not None:
                 grant = change.entry.record.grant
-                self.usage.watch(grant, functools.partial(self.store.state.members, grant))
+                self.usage.watch(grant, functools.partial(state.members, grant))
 
     def _take_leases(self, node: str, ages: dict[str, float]) -> None:
         for endpoint, age in ages.items():

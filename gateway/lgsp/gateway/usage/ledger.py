@@ -106,6 +106,14 @@ class Ledger:
             self._service_of[grant.id] = grant.service
             self._unjudged.add(grant.service)
 
+    def note_members(self, services: Iterable[str]) -> None:
+        """Who belongs to an agency or a group has changed, for which grants on these services are."""
+        self._unjudged.update(services)
+
+    def forget(self, grant: str) -> None:
+        """The grant is of a registry that is no more."""
+        self.watch(Grant(id=grant), frozenset)
+
     def uses(self, service: str) -> list[Use]:
         """Who called which method of the service in the last 30 days, over all nodes."""
         calls: dict[tuple[str, str], list[Tally]] = defaultdict(list)

@@ -173,12 +173,11 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
 
     def _uses(self, service: str, methods: set[str], grants: list[Grant]) -> list[registry_pb2.Use]:
         """Who called one of the methods in 30 days, or may by one of the grants; those that may all as `everyone`."""
-        known = [
+        return [
             use
             for use in self._registry.affected(service, methods)
             if use.calls_30_days or any(rights.covers(one, use.method) for one in self._of(use.consumer, grants))
         ]
-        return sorted(known + _for_everyone(grants, methods), key=lambda use: (use.consumer, use.method))
 
     def _of(self, consumer: str, grants: list[Grant]) -> list[Grant]:
         return [each for each in grants if consumer in self._subjects(each)]
@@ -289,16 +288,6 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         now = self._now()
         grants = [each for each in rights.grants_in_force(self._state, caller, now) if each.service == service]
         return lambda method: rights.terms_of(grants, method, now, self._exhausted)
-
-
-def _for_everyone(grants: list[Grant], methods: set[str]) -> list[registry_pb2.Use]:
-    """Grants for everyone have no members to name."""
-    open_to_all = [each for each in grants if each.group == EVERYONE]
-    return [
-        registry_pb2.Use(consumer=EVERYONE, method=method)
-        for method in sorted(methods)
-        if any(rights.covers(each, method) for each in open_to_all)
-    ]
 
 
 def _purposes(terms: list[pb.Terms]) -> Purposes:
