@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.messages import pool
-from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import EdgePolicy, Instance, MethodPolicy, ServicePolicy, TrustPolicy
 from tests.support.edge import CONTRACT, SERVICE
 
 FOLDER = Path(__file__).parent / "xds"
@@ -21,7 +21,12 @@ METHODS = (
     MethodPolicy("GetWard", idempotent=True, consumers=frozenset({"H26.15/one-stop", "H26/portal"})),
     MethodPolicy("StreamWards", streaming=True),
 )
-POLICY = ServicePolicy(SERVICE, METHODS, ("10.0.0.1:5000", "10.0.0.2:5000"), CONTRACT, ("https://portal.test",))
+INSTANCES = (
+    Instance("10.0.0.1:5000", 3, "ha-dong", health_checked=True),
+    Instance("10.0.0.2:5000", zone="soc-son", health_checked=True),
+    Instance("[fd00::3]:5000"),
+)
+POLICY = ServicePolicy(SERVICE, METHODS, INSTANCES, CONTRACT, ("https://portal.test",))
 TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), frozenset({"token"}))
 EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
 CASES = {
@@ -29,6 +34,7 @@ CASES = {
     "cluster": lambda: clusters.cluster(SERVICE),
     "own_cluster": lambda: clusters.cluster("own", unix="/run/api.sock"),
     "endpoints": lambda: clusters.endpoints(POLICY),
+    "endpoints_by_zone": lambda: clusters.endpoints(POLICY, "ha-dong"),
     "scope": lambda: resources.scope(SERVICE, SERVICE),
     "jwt": lambda: resources.jwt_filter(TRUST),
     "revoked": lambda: resources.revoked_filter(TRUST),

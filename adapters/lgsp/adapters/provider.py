@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -28,11 +29,22 @@ MAX_MESSAGE: Final = 4 << 20
 ChannelFactory = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An instance's share of the calls, where it runs, and whether it answers grpc.health.v1."""
+
+    weight: int = 1
+    zone: str = ""
+    health_checked: bool = False
+
+
 class Provider:
     """Serves handlers for `services` at `listen` (`host:port`, port 0 for a free one).
 
     `channel` opens a channel to the bus as the provider's own system; None serves without registering. `advertise` is
-    the address that gateways dial, where it differs from the one listened on.
+    the address that gateways dial, where it differs from the one listened on. `weight` (1 to 128) is its share of the
+    calls among instances, `zone` where it runs. `listening` is told the address before it is registered. Gateways ask
+    `health`: `await provider.health.set(False)` sends their calls to other instances, while this one goes on.
     """
 
     def __init__(
@@ -45,22 +57,26 @@ class Provider:
         advertise: str | None = None,
         channel: ChannelFactory | None = None,
         max_concurrent: int = 1000,
+        weight: int = 1,
+        zone: str = "",
+        listening: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.services = tuple(services)
         self._handlers, self._add, self._listen, self._advertise = handlers, add, listen, advertise
         self._channel, self._max_concurrent = channel, max_concurrent
+        self._share, self._listening = Share(weight, zone, health_checked=True), listening
+        self.health = Health(self.services)
         self.address = ""
         self.registered = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain."""
-        health = Health(self.services)
         server = grpc.aio.server(
             interceptors=[TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT")],
             maximum_concurrent_rpcs=self._max_concurrent,
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )
-        server.add_generic_rpc_handlers((health.handler(), *self._handlers))
+        server.add_generic_rpc_handlers((self.health.handler(), *self._handlers))
         for add in self._add:
             add(server)
         host = self._listen.rpartition(":")[0]
@@ -69,17 +85,22 @@ class Provider:
         except RuntimeError as error:
             raise OSError(f"the address {self._listen} cannot be listened on: {error}") from None
         await server.start()
+        self._listening(self.address)
         try:
-            async with _lease(self._channel, self.services, self.address, self.registered):
+            async with _lease(self._channel, self.services, self.address, self._share, self.registered):
                 await stop.wait()
         finally:
-            await health.drain()
+            await self.health.drain()
             await server.stop(DRAIN_S)
 
 
 @contextlib.asynccontextmanager
 async def _lease(
-    factory: ChannelFactory | None, services: tuple[str, ...], address: str, registered: asyncio.Event
+    factory: ChannelFactory | None,
+    services: tuple[str, ...],
+    address: str,
+    share: Share,
+    registered: asyncio.Event,
 ) -> AsyncIterator[None]:
     """Hold a lease for `address` while inside."""
     if factory is None:
@@ -87,7 +108,7 @@ async def _lease(
         return
     async with factory() as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
-        holder = LeaseHolder(stub, services, address, registered)
+        holder = LeaseHolder(stub, services, address, registered, share)
         task = asyncio.create_task(holder.run())
         try:
             yield
@@ -100,8 +121,16 @@ async def _lease(
 class LeaseHolder:
     """Registers an address and beats for it, through every outage of the bus."""
 
-    def __init__(self, stub: Any, services: tuple[str, ...], address: str, registered: asyncio.Event) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        services: tuple[str, ...],
+        address: str,
+        registered: asyncio.Event,
+        share: Share = Share(),
+    ) -> None:
         self._stub, self._services, self._address, self._registered = stub, services, address, registered
+        self._share = share
         self._endpoint = ""
 
     async def run(self) -> None:
@@ -118,7 +147,12 @@ class LeaseHolder:
 
     async def _register(self) -> float:
         request = registry_pb2.RegisterEndpointRequest(
-            services=self._services, address=self._address, operation_id=uuid.uuid4().hex
+            services=self._services,
+            address=self._address,
+            weight=self._share.weight,
+            zone=self._share.zone,
+            health_checked=self._share.health_checked,
+            operation_id=uuid.uuid4().hex,
         )
         answer = await self._stub.RegisterEndpoint(request, timeout=_CALL_S)
         self._endpoint = answer.endpoint.id
@@ -157,6 +191,7 @@ async def keep_lease(
     address: str,
     stop: asyncio.Event,
     registered: asyncio.Event,
+    share: Share = Share(),
 ) -> None:
     """Hold the lease of a server that somebody else runs, while it accepts connections."""
     while not stop.is_set():
@@ -164,7 +199,7 @@ async def keep_lease(
             log.warning("%s does not accept connections", address)
             await _wait(stop, _RETRY_S)
             continue
-        async with _lease(factory, services, address, registered):
+        async with _lease(factory, services, address, share, registered):
             while not stop.is_set() and await _accepts(address):
                 await _wait(stop, _RETRY_S)
 

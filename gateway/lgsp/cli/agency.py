@@ -11,6 +11,7 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.agency_files import FileError, read, write_csv, write_json
+from lgsp.cli.agency_networks import agency_networks
 from lgsp.cli.durations import parse_instant
 from lgsp.cli.output import as_dict, fail, print_json, print_table
 from lgsp.cli.records import done, every_page, listed, new_operation, with_names
@@ -270,6 +271,9 @@ def agency_abolish(session: Session, as_json: bool, identifier: str, successors:
     """End an agency. Example: lgsp agency abolish H26.15 --successor H26.16 --grants move --act "Nghị quyết 4/2026" """
     change = pb.Reorganization(abolish=pb.Reorganization.Abolish(id=identifier, successors=successors))
     _reform(session, as_json, [change], **rest)
+
+
+agency.add_command(agency_networks, "networks")
 
 
 @agency.command("resolve")

@@ -19,6 +19,7 @@ from lgsp.api.registry.v1.registry_pb2 import (
     GRANT_STATE_ACTIVE,
     GRANT_STATE_UNSPECIFIED,
     LIFECYCLE_DEPRECATED,
+    Endpoint,
     Grant,
     NodeKey,
     Service,
@@ -26,7 +27,7 @@ from lgsp.api.registry.v1.registry_pb2 import (
     TokenRevocation,
 )
 from lgsp.gateway.rights import Right, access, limits
-from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import Deprecation, Instance, MethodPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry.contracts import load_contract
 
 # Grants that were made before they had states have none.
@@ -39,7 +40,7 @@ _IDEMPOTENT = (
 
 
 def service_policy(
-    service: Service, contract: bytes, given: Iterable[Right], addresses: Iterable[str], now: datetime
+    service: Service, contract: bytes, given: Iterable[Right], instances: Iterable[Instance], now: datetime
 ) -> ServicePolicy:
     """The service at `now`: each method with what the rights that hold then let whom do."""
     rights = [right for right in given if holds(right.grant, now) and (right.systems or right.everyone)]
@@ -48,13 +49,19 @@ def service_policy(
     return ServicePolicy(
         name=service.name,
         methods=tuple(_method(method, rights, service, contract if masked else None) for method in declared),
-        endpoints=tuple(sorted(set(addresses))),
+        # An address is one instance, however often it was registered.
+        endpoints=tuple({each.address: each for each in sorted(instances)}.values()),
         contract=contract,
         browser_origins=tuple(service.browser_origins),
         limits=limits(rights, (method.name for method in declared)),
         unary_ms=service.deadline.ToMilliseconds() or UNARY_MS,
         deprecation=_deprecation(service),
     )
+
+
+def instance(endpoint: Endpoint) -> Instance:
+    """An endpoint's record as the gateway needs it."""
+    return Instance(endpoint.address, endpoint.weight or 1, endpoint.zone, endpoint.health_checked)
 
 
 def holds(grant: Grant, now: datetime) -> bool:

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from lgsp.adapters.manifest import compile_proto
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
-from lgsp.gateway.xds.policy import FieldRule, Limit, MethodPolicy, ServicePolicy
+from lgsp.gateway.xds.policy import FieldRule, Instance, Limit, MethodPolicy, ServicePolicy
 from tests.support.edge import refusal, running_edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,7 +133,7 @@ class Stage:
             MethodPolicy("List", streaming=True, consumers=consumers, fields=fields),
             MethodPolicy("Free", everyone=True),
         )
-        policy = ServicePolicy(SERVICE, methods, (endpoint,), self.contract, (), limits)
+        policy = ServicePolicy(SERVICE, methods, (Instance(endpoint),), self.contract, (), limits)
         await self.edge.apply(
             Resource.of(SERVICE, clusters.cluster(SERVICE)),
             Resource.of(SERVICE, clusters.endpoints(policy)),

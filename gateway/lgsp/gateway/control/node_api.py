@@ -1,4 +1,4 @@
-"""The node's own API: what its parts are doing, and rotation of its token key."""
+"""The node's own API: what its parts are doing, where services are served, and rotation of its token key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
+from lgsp.gateway.control.instances import Instances
 from lgsp.gateway.xds.ads import AdsServer
 
 
@@ -19,8 +20,9 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         ads: AdsServer,
         facts: Callable[[node_pb2.GetStatusResponse], None],
         rotate: Callable[[], Awaitable[tuple[str, str]]],
+        instances: Instances,
     ) -> None:
-        self._ads, self._facts, self._rotate = ads, facts, rotate
+        self._ads, self._facts, self._rotate, self._instances = ads, facts, rotate, instances
 
     async def GetStatus(
         self, request: node_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -40,3 +42,8 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     ) -> node_pb2.RotateTokenKeyResponse:
         kid, previous = await self._rotate()
         return node_pb2.RotateTokenKeyResponse(kid=kid, previous_kid=previous)
+
+    async def ListInstances(
+        self, request: node_pb2.ListInstancesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.ListInstancesResponse:
+        return await self._instances.list(request)

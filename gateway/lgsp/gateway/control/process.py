@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -26,9 +25,12 @@ from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
 from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevocation
-from lgsp.gateway import compiler, nats
+from lgsp.gateway import compiler, nats, places
 from lgsp.gateway.control import founding
+from lgsp.gateway.control.endpoint_policy import EndpointPolicy
+from lgsp.gateway.control.instances import Instances
 from lgsp.gateway.control.node_api import NodeServicer
+from lgsp.gateway.control.proxy import Proxy
 from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.oauth.app import OAuthApp
 from lgsp.gateway.oauth.keys import SigningKeys
@@ -41,6 +43,7 @@ from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.policy import EdgePolicy
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.leases import Leases
+from lgsp.registry.networks import networks_of
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
 
@@ -64,6 +67,14 @@ class Control:
         self.ads = AdsServer(now=time.time, accepted=self._keep_copy)
         self.store = Store(self._connect, settings.layout.root / "registry.snapshot", settings.node)
         self.leases = Leases(LEASE_SECONDS, GRACE_SECONDS, time.monotonic)
+        self.proxy = Proxy(settings.admin_socket)
+        self.endpoint_policy = EndpointPolicy(
+            development=settings.profile == "development",
+            networks=functools.partial(networks_of, self.store.state),
+            is_own=lambda ip: places.is_own(str(ip)),
+            own_ports=self._own_ports,
+            runs_here=functools.partial(places.runs_here, settings),
+        )
         self.publisher = Publisher(
             self.store.state,
             self.store,
@@ -71,6 +82,7 @@ class Control:
             self._edge(),
             issuer=settings.issuer,
             live=self.leases.live,
+            allowed=lambda endpoint: not self.endpoint_policy.refusal(endpoint.system, endpoint.address),
             sockets=dict.fromkeys(founding.PLATFORM, str(settings.api_socket)),
             exhausted=lambda grant: self.usage.exhausted(grant),
         )
@@ -84,7 +96,6 @@ class Control:
         self.keys = SigningKeys(settings.layout.keys, settings.node, self._publish_key)
         self.oauth = OAuthApp(self._authorization_server(), self.store, self._revoke_token)
         self._from_disk = False
-        self._live: set[str] = set()
         self._rotating = asyncio.Lock()
 
     async def run(self) -> None:
@@ -123,6 +134,7 @@ class Control:
             access_log=str(settings.access_log),
             oauth_socket=str(settings.oauth_socket),
             otlp=settings.otlp_endpoint is not None,
+            zone=settings.zone,
         )
 
     def _add_apis(self, server: grpc.aio.Server) -> None:
@@ -131,11 +143,14 @@ class Control:
             self.leases,
             effective=self.publisher.effective,
             operators=self._is_operator,
-            endpoint_policy=self._check_endpoint,
+            endpoint_policy=self.endpoint_policy.check,
+            taken=self.proxy.taken,
             uses=self.usage.uses,
         )
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
-        node_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.ads, self._facts, self._rotate), server)
+        instances = Instances(self.store.state, self.leases, self.endpoint_policy, self.proxy)
+        node = NodeServicer(self.ads, self._facts, self._rotate, instances)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
 
     def _is_operator(self, system: str) -> bool:
         """Operators are the systems with a grant in force to create grants."""
@@ -145,20 +160,6 @@ class Control:
             grant.consumer == system and compiler.holds(grant, now) and {"*", "CreateGrant"} & set(grant.methods)
             for grant in grants
         )
-
-    def _check_endpoint(self, address: str) -> None:
-        """`ip:port` of the provider; nothing of this node itself, no multicast, no link-local."""
-        host, colon, port = address.rpartition(":")
-        try:
-            ip = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is no `ip:port`") from None
-        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} has no port")
-        if ip.is_unspecified or ip.is_multicast or ip.is_link_local or ip.is_reserved:
-            raise BusError("ENDPOINT_REFUSED", f"{ip} is no address of a provider")
-        if int(port) in self._own_ports() and (ip.is_loopback or str(ip) == self.settings.listen_host):
-            raise BusError("ENDPOINT_REFUSED", f"{address} belongs to the platform")
 
     def _own_ports(self) -> set[int]:
         ports = {self.settings.listen_port}
@@ -222,11 +223,9 @@ class Control:
             await asyncio.sleep(1.0)
             await self.store.publish_leases(dict(self.leases.ages()))
             known = {key: e.record.endpoint for key, e in self.store.state.all("endpoint").items()}
-            live = {key for key, each in known.items() if not each.HasField("ended_at") and self.leases.live(key)}
-            changed = live ^ self._live
-            self._live = live
-            if changed:
-                self.publisher.touch({name for key in changed if key in known for name in known[key].services})
+            turned = self.leases.look(key for key, each in known.items() if not each.HasField("ended_at"))
+            if turned:
+                self.publisher.touch({name for key in turned if key in known for name in known[key].services})
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 

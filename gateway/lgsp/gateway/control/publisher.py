@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.api.registry.v1.registry_pb2 import Endpoint, Grant
 from lgsp.gateway import compiler
+from lgsp.gateway.control import moved
 from lgsp.gateway.rights import Right
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.ads import CLUSTER, ENDPOINTS, ROUTES, SCOPE, AdsServer
@@ -38,7 +39,7 @@ class Contracts(Protocol):
 class Publisher:
     """From registry changes to acknowledged resources.
 
-    `live` says whether an endpoint's lease runs; `sockets` are the platform's own services and their unix sockets;
+    `live` says whether an endpoint's lease runs, `allowed` whether it may answer where it does; `sockets` are the platform's own services and their unix sockets;
     `exhausted` whether a grant's calls of the day are used up; `now` is the clock in UTC.
     """
 
@@ -52,12 +53,13 @@ class Publisher:
         issuer: str,
         live: Callable[[str], bool],
         sockets: Mapping[str, str],
+        allowed: Callable[[Endpoint], bool] = lambda endpoint: True,
         exhausted: Callable[[str], bool] = lambda grant: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
         self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
-        self._exhausted = exhausted
+        self._exhausted, self._allowed = exhausted, allowed
         self._touched: set[str] = set()
         self._trust_touched = True
         self._wake = asyncio.Event()
@@ -75,6 +77,7 @@ class Publisher:
                 self._touched.update(grant.service for grant in self._state.grants_of(change.key))
             if change.kind == "group":
                 self._touched.update(grant.service for grant in self._state.grants_by_group(change.key))
+            self._touched.update(moved.services_of(self._state, change))
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
@@ -176,7 +179,7 @@ class Publisher:
         socket = self._sockets.get(name)
         made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
-            made.append(Resource.of(name, clusters.endpoints(policy)))
+            made.append(Resource.of(name, clusters.endpoints(policy, self._edge.zone)))
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made, []
@@ -189,8 +192,11 @@ class Publisher:
             self._contract_of[service.contract_digest] = contract
         rights = [self._right(entry.record.grant) for entry in self._state.grants_by_service(name)]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(name))
-        addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
-        return compiler.service_policy(service, contract, rights, addresses, self.now())
+        instances = [compiler.instance(each) for each in found if self._serves(each)]
+        return compiler.service_policy(service, contract, rights, instances, self.now())
+
+    def _serves(self, endpoint: Endpoint) -> bool:
+        return not endpoint.HasField("ended_at") and self._live(endpoint.id) and self._allowed(endpoint)
 
     def _right(self, grant: Grant) -> Right:
         systems = frozenset(each for each in self._state.members(grant) if not self._is_revoked(each))

@@ -20,7 +20,8 @@ _POLL_S: Final = 0.05
 def command(settings: Settings) -> list[str]:
     """Write the bootstrap and give the command line."""
     path = settings.layout.envoy / "bootstrap.json"
-    content = bootstrap(settings.node, str(settings.ads_socket), str(settings.admin_socket), settings.otlp_endpoint)
+    sockets = (str(settings.ads_socket), str(settings.admin_socket))
+    content = bootstrap(settings.node, *sockets, settings.otlp_endpoint, zone=settings.zone)
     write_private(path, json.dumps(content, indent=1))
     settings.admin_socket.unlink(missing_ok=True)
     return arguments(settings.envoy_binary, str(path))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, deprecation, limits, masks
+from lgsp.gateway.xds import access, deprecation, instances, limits, masks
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -102,7 +102,7 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
 
 def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any]:
     bound = f"{STREAM_SECONDS}s" if method.streaming else f"{service.unary_ms / 1000:g}s"
-    retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+    retry: dict[str, Any] = {"retry_on": "connect-failure,refused-stream", "num_retries": 2} | instances.ELSEWHERE
     if method.idempotent and not method.streaming:
         retry["retry_on"] += ",reset,unavailable"
     retry["retry_back_off"] = {"base_interval": "0.025s", "max_interval": "0.25s"}
