@@ -63,6 +63,8 @@ def keeping(service: str) -> dict[str, Any]:
             "healthy_panic_threshold": {"value": 0},
             # One that was never asked counts neither as healthy nor as ill: its zone does not spill over for it.
             "ignore_new_hosts_until_first_hc": True,
+            # What a check says holds at once: Envoy would keep it from its workers for up to a second.
+            "update_merge_window": "0s",
         },
         "ignore_health_on_host_removal": True,
     }
