@@ -54,8 +54,13 @@ class Leases:
         """Not to be told any more."""
         self._listeners.remove(callback)
 
-    def look(self, endpoints: Iterable[str]) -> frozenset[str]:
-        """Those that turned since the last look, among all `endpoints` in being; who listens is told of them."""
+    def look(self, endpoints: Iterable[str], hearing: bool = True) -> frozenset[str]:
+        """Those that turned since the last look, among all `endpoints` in being; who listens is told of them.
+
+        While the other nodes cannot be heard (`hearing`), providers that beat there would seem to be gone: nothing expires.
+        """
+        if not hearing:
+            self.forgive()
         live = {endpoint for endpoint in endpoints if self.live(endpoint)}
         turned, self._told = frozenset(live ^ self._told), live
         if turned:

@@ -223,7 +223,8 @@ class Control:
             await asyncio.sleep(1.0)
             await self.store.publish_leases(dict(self.leases.ages()))
             known = {key: e.record.endpoint for key, e in self.store.state.all("endpoint").items()}
-            turned = self.leases.look(key for key, each in known.items() if not each.HasField("ended_at"))
+            in_being = (key for key, each in known.items() if not each.HasField("ended_at"))
+            turned = self.leases.look(in_being, self.store.connected)
             if turned:
                 self.publisher.touch({name for key in turned if key in known for name in known[key].services})
 
