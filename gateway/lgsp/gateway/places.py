@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ import msgspec
 from lgsp.gateway.datadir import file_name, write_private
 from lgsp.gateway.settings import Settings
 
-# What bind() says of an address of another machine, or of a family that this one has not got.
-_NOT_OURS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+# No way leads there from here.
+_NOWHERE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,15 +50,19 @@ def runs_here(node: Settings, system: str, address: str) -> bool:
     return any((each.system, each.address) == (system, address) and _runs(each.pid) for each in found)
 
 
-def is_own(address: str) -> bool:
-    """True for an address of this machine: only those can be bound. When it cannot be told, it is one."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def is_own(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """True for an address of this machine: the way there begins where it ends. When it cannot be told, it is one.
+
+    Nothing is sent. (Whether an address can be bound says less: `ip_nonlocal_bind`, which gateways with a shared address
+    set, lets any be.)
+    """
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
+        with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(ip), 9))
+            begins = ipaddress.ip_address(probe.getsockname()[0])
+            return begins == ip or begins.is_loopback
     except OSError as error:
-        return error.errno not in _NOT_OURS
-    return True
+        return error.errno not in _NOWHERE
 
 
 def _path(node: Settings, system: str, pid: str) -> Path:

@@ -71,7 +71,7 @@ class Control:
         self.endpoint_policy = EndpointPolicy(
             development=settings.profile == "development",
             networks=functools.partial(networks_of, self.store.state),
-            is_own=lambda ip: places.is_own(str(ip)),
+            is_own=places.is_own,
             own_ports=self._own_ports,
             runs_here=functools.partial(places.runs_here, settings),
         )
