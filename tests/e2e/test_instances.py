@@ -225,9 +225,9 @@ async def test_calls_stay_in_the_zone_while_it_lives(pool):
         "near": (HERE, 0),
         "far": (THERE, 1),
     }
-    async with Load.running(pool.who) as load:
+    async with Load.running(pool.who, callers=1) as load:  # too few to have it ejected first
         await near.end(signal.SIGKILL)
-        await load.more(200)
+        await load.more(100)
         assert not load.failed
     assert await pool.answers(20) == {"far": 20}
 
@@ -246,6 +246,14 @@ async def test_a_killed_instance_costs_no_call(pool):
     # It is not gone for the registry yet: its lease runs, and the gateway knows better.
     view = (await pool.views())["first"]
     assert (view.registry.live, view.proxy.healthy, view.serving) == (True, False, False)
+
+
+async def test_a_second_try_goes_to_another_instance(pool):
+    first, _ = await pool.start("first", weight=100), await pool.start("second")
+    async with Load.running(pool.who, callers=1) as load:
+        await first.end(signal.SIGKILL)
+        await load.more(100)
+        assert not load.failed
 
 
 async def test_an_instance_that_leaves_costs_no_call_though_none_is_repeated(pool):

@@ -29,10 +29,11 @@ _PREVIOUS_PRIORITIES: Final = {
         "update_frequency": 1,
     },
 }
-# A second try goes to another instance, and to another zone before the same instance again.
+# A second try goes to another instance, and to another zone before the same instance again. By weights of 1 and 128 it may
+# take 129 draws to draw another one.
 ELSEWHERE: Final = {
     "retry_host_predicate": [_PREVIOUS_HOSTS],
-    "host_selection_retry_max_attempts": 5,
+    "host_selection_retry_max_attempts": 130,
     "retry_priority": _PREVIOUS_PRIORITIES,
 }
 # The death of one of two instances makes half of the running calls try again; a storm is bounded all the same.
