@@ -1,6 +1,7 @@
 """A provider: a gRPC server that registers its services, keeps its lease, and leaves without a failed call.
 
-Order of leaving: deregister → the gateway acknowledged → health says NOT_SERVING → running calls end, bounded → stop.
+Order of leaving: deregister → the gateway acknowledged → health says NOT_SERVING → no call comes any more, bounded →
+running calls end, bounded → stop.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from typing import Any, Final
 import grpc
 
 from lgsp.adapters.health import Health
+from lgsp.adapters.quiet import Quiet
 from lgsp.adapters.tracing import TraceInterceptor
 from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.registry.v1 import registry_pb2, registry_pb2_grpc
 
 log = logging.getLogger("lgsp.adapters")
 DRAIN_S: Final = 10.0
+# A call may be on its way when the gateway acknowledges; a server that stops then would cancel it.
+_QUIET_S: Final = 0.25
+_QUIET_BOUND_S: Final = 2.0
 _RETRY_S: Final = 1.0
 _CALL_S: Final = 10.0
 MAX_MESSAGE: Final = 4 << 20
@@ -71,8 +76,9 @@ class Provider:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain."""
+        quiet = Quiet()
         server = grpc.aio.server(
-            interceptors=[TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT")],
+            interceptors=[quiet, TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT")],
             maximum_concurrent_rpcs=self._max_concurrent,
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )
@@ -91,6 +97,8 @@ class Provider:
                 await stop.wait()
         finally:
             await self.health.drain()
+            if self._channel is not None:
+                await quiet.wait(_QUIET_S, _QUIET_BOUND_S)
             await server.stop(DRAIN_S)
 
 
