@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2
 import lgsp.api
 from lgsp.api.errors import BusError
 
+_ZONE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 MAX_BYTES: Final = 256 * 1024
 
 
@@ -152,6 +153,8 @@ def _checked(path: Path, found: Component) -> Component:
     part = found.adapter or found.endpoint
     if part is not None and not 0 < part.weight <= 128:
         raise ManifestError(f"{path}: weight must be 1 to 128")
+    if part is not None and part.zone and not _ZONE.fullmatch(part.zone):
+        raise ManifestError(f"{path}: {part.zone!r} is no zone, which looks like ha-dong-1")
     adapter = found.adapter
     if adapter is not None:
         if adapter.kind not in ADAPTERS:

@@ -78,7 +78,7 @@ class Provider:
         """Serve until `stop` is set, then drain."""
         quiet = Quiet()
         server = grpc.aio.server(
-            interceptors=[quiet, TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT")],
+            interceptors=[TraceInterceptor(), quiet, ErrorInterceptor("PROVIDER_FAULT")],
             maximum_concurrent_rpcs=self._max_concurrent,
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )

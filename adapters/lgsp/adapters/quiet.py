@@ -12,7 +12,7 @@ _POLL_S: Final = 0.02
 _HEALTH: Final = "/grpc.health.v1."
 
 
-class Quiet(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no types of its own
+class Quiet(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Notes each call's arrival, health checks aside; `wait` returns when none has come for a while."""
 
     def __init__(self) -> None:
