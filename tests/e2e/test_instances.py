@@ -25,6 +25,7 @@ from lgsp.client import explain
 from lgsp.gateway.datadir import file_name
 from tests.support.city import City, plug_things, running_city
 from tests.support.instance import CONTRACT
+from tests.support.instance import Instance as Silent
 
 OWNER, READER = "H26/pool-provider", "H26/pool-reader"
 HERE, THERE = "ha-dong", "soc-son"
@@ -305,6 +306,25 @@ async def test_an_instance_that_says_it_does_not_serve_gets_no_call(pool):
     await first.say("on")
     await pool.until(lambda found: found["first"].serving)
     assert await pool.answers(20) == {"first": 20}
+
+
+async def test_a_server_that_tells_no_health_is_not_asked(pool):
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Silent("silent").handler(pool.service),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with pool.city.connect(OWNER) as own:
+            registry = RegistryServiceStub(own)
+            request = pb.RegisterEndpointRequest(services=[pool.service], address=address)
+            await registry.RegisterEndpoint(request)
+            assert await pool.answers(20) == {"silent": 20}
+            # Once it is said to tell its health, the gateway asks, and gets no answer that it could use.
+            request.health_checked = True
+            await registry.RegisterEndpoint(request)
+            await pool.until(lambda found: found[address].proxy.failed_health_check)
+    finally:
+        await server.stop(0)
 
 
 async def test_an_instance_that_fails_again_and_again_is_ejected_and_never_all(pool):
