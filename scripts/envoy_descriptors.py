@@ -55,6 +55,8 @@ ROOTS = (
     f"{V3}.http.injected_credentials.generic.v3.generic_pb2",
     f"{V3}.tracers.opentelemetry.samplers.v3.parent_based_sampler_pb2",
     f"{V3}.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sampler_pb2",
+    f"{V3}.retry.host.previous_hosts.v3.previous_hosts_pb2",
+    f"{V3}.retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
     f"{V3}.transport_sockets.tls.v3.tls_pb2",
     f"{V3}.upstreams.http.v3.http_protocol_options_pb2",
     "envoy.type.matcher.v3.http_inputs_pb2",

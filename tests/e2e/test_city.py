@@ -6,7 +6,7 @@ from tests.support.city import CONSUMER, THINGS, plug_things, running_city
 
 
 async def test_a_plugged_component_answers_and_a_missing_grant_is_refused(tmp_path):
-    async with running_city(tmp_path / "node") as city:
+    async with running_city(tmp_path / "node", "--profile", "standard") as city:
         await plug_things(city, tmp_path / "things")
         answer = await city.lgsp("call", f"{THINGS}/Get", "-d", '{"id": 3}', "--as", CONSUMER)
         assert (answer.code, answer.json) == (0, {"id": 3, "name": "Vật 3"}), answer.err

@@ -117,7 +117,7 @@ async def bus(tmp_path_factory):
     server.add_generic_rpc_handlers((own.handler(),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    async with running_city(folder / "node") as city:
+    async with running_city(folder / "node", "--profile", "standard") as city:
         (folder / "component.toml").write_text(MANIFEST.format(owner=OWNER, address=address), "utf-8")
         (folder / "reader.toml").write_text(CONSUMER.format(reader=READER, service=SERVICE), "utf-8")
         for name in ("component.toml", "reader.toml"):

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def city_of(folder):
-    async with running_city(folder / "node") as city:
+    async with running_city(folder / "node", "--profile", "standard") as city:
         await plug_things(city, folder / "things")
         yield city
 
@@ -184,7 +184,7 @@ async def test_everything_is_there_after_a_restart_and_nothing_runs_in_between(f
 
 
 async def test_no_process_outlives_a_killed_supervisor(tmp_path):
-    async with running_city(tmp_path / "node") as city:
+    async with running_city(tmp_path / "node", "--profile", "standard") as city:
         await plug_things(city, tmp_path / "things")
         pids = city.pids()
         assert len(pids) == 5
@@ -195,7 +195,7 @@ async def test_no_process_outlives_a_killed_supervisor(tmp_path):
 
 async def test_envoy_restarts_from_disk_while_nats_is_gone_for_good(tmp_path):
     """NATS is somebody else's here, and does not come back; then everything of the node's own is killed."""
-    async with running_city(tmp_path / "node") as city:
+    async with running_city(tmp_path / "node", "--profile", "standard") as city:
         seed, port = city.node, nats.url(city.node).rpartition(":")[2]
     server = subprocess.Popen(nats.write_config(seed, int(port)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -239,7 +239,7 @@ def _contract(folder: Path) -> Path:
 
 
 async def test_a_running_stream_does_not_hold_up_the_end(tmp_path):
-    async with running_city(tmp_path / "node") as city:
+    async with running_city(tmp_path / "node", "--profile", "standard") as city:
         await plug_things(city, tmp_path / "things")
         async with city.connect(CONSUMER) as channel:
             stream = channel.unary_stream(f"/{THINGS}/Stream")(KEY, timeout=60)

@@ -16,6 +16,7 @@ from lgsp.gateway.xds.messages import pool
 from lgsp.gateway.xds.policy import (
     EdgePolicy,
     FieldRule,
+    Instance,
     MethodPolicy,
     RestPolicy,
     ServicePolicy,
@@ -30,7 +31,12 @@ METHODS = (
     MethodPolicy("GetWard", idempotent=True, consumers=frozenset({"H26.15/one-stop", "H26/portal"})),
     MethodPolicy("StreamWards", streaming=True),
 )
-POLICY = ServicePolicy(SERVICE, METHODS, ("10.0.0.1:5000", "10.0.0.2:5000"), CONTRACT, ("https://portal.test",))
+INSTANCES = (
+    Instance("10.0.0.1:5000", 3, "ha-dong", health_checked=True),
+    Instance("10.0.0.2:5000", zone="soc-son", health_checked=True),
+    Instance("[fd00::3]:5000"),
+)
+POLICY = ServicePolicy(SERVICE, METHODS, INSTANCES, CONTRACT, ("https://portal.test",))
 REST = RestPolicy("land.test", 8443, prefix="/api", ca="certificates", header="Authorization", secret="credential/land")
 LEGACY = ServicePolicy(SERVICE, METHODS[:1], (), CONTRACT, rest=REST)
 _SEEN = FieldRule("name", frozenset({"H26/some", "H26/all"}), (("tax", frozenset({"H26/taxed"})),))
@@ -56,6 +62,7 @@ CASES = {
     "legacy_routes": lambda: resources.service_routes(LEGACY),
     "legacy_secret": lambda: upstream_cluster.secret("credential/land", b"Bearer x"),
     "endpoints": lambda: clusters.endpoints(POLICY),
+    "endpoints_by_zone": lambda: clusters.endpoints(POLICY, "ha-dong"),
     "scope": lambda: resources.scope(SERVICE, SERVICE),
     "jwt": lambda: resources.jwt_filter(TRUST),
     "revoked": lambda: resources.revoked_filter(TRUST),

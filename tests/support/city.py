@@ -106,7 +106,11 @@ async def until(condition: Any, within_s: float = 20) -> None:
 async def running_city(
     data_dir: Path, *options: str, listen: str = "127.0.0.1:0", **environment: str
 ) -> AsyncIterator[City]:
-    """`lgsp up` until the block ends; every process of it must be gone then."""
+    """`lgsp up` until the block ends; every process of it must be gone then.
+
+    Providers of tests are on loopback and no part of the node, so the profile is `development` unless `options` name one.
+    """
+    options += () if "--profile" in options else ("--profile", "development")
     command = [*LGSP, "up", "--json", "--data-dir", str(data_dir), "--listen", listen, *options]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **environment}

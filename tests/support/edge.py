@@ -70,7 +70,7 @@ class Edge:
             policy.MethodPolicy("GetWard", idempotent=True, consumers=allowed),
             policy.MethodPolicy("StreamWards", streaming=True, consumers=allowed),
         )
-        return policy.ServicePolicy(SERVICE, methods, (self.upstream,), CONTRACT, origins)
+        return policy.ServicePolicy(SERVICE, methods, (policy.Instance(self.upstream),), CONTRACT, origins)
 
     def trust(self, **revoked: frozenset[str]) -> policy.TrustPolicy:
         public = self.key.as_dict(private=False) | {"kid": self.kid, "alg": "ES256", "use": "sig"}

@@ -14,16 +14,27 @@ _SERVICE: Final = "grpc.health.v1.Health"
 
 
 class Health:
-    """The state of one server; `services` are those it answers for beside the empty name."""
+    """The state of one server; `services` are those it answers for beside the empty name, which is the server as a whole."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._services = frozenset(services) | {""}
         self._serving = True
+        self._off = set[str]()
         self._changed = asyncio.Condition()
 
     async def drain(self) -> None:
-        """Say NOT_SERVING from now on."""
+        """Say NOT_SERVING from now on, for good."""
         self._serving = False
+        await self._tell()
+
+    async def set(self, serving: bool, service: str = "") -> None:
+        """Whether a service can be served just now; the empty name is all of them. Gateways send calls elsewhere meanwhile."""
+        if service not in self._services:
+            raise ValueError(f"{service!r} is not served here")
+        (self._off.discard if serving else self._off.add)(service)
+        await self._tell()
+
+    async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -37,7 +48,7 @@ class Health:
     def _status(self, service: str) -> bytes:
         if service not in self._services:
             return _UNKNOWN
-        return _SERVING if self._serving else _NOT_SERVING
+        return _SERVING if self._serving and not self._off & {"", service} else _NOT_SERVING
 
     async def _check(self, service: str, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         status = self._status(service)

@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2
 import lgsp.api
 from lgsp.api.errors import BusError
 
+_ZONE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 MAX_BYTES: Final = 256 * 1024
 
 
@@ -60,12 +61,17 @@ class AdapterPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     url_env: str | None = None
     pool_size: int = 8
     listen: str = "127.0.0.1:0"
+    weight: int = 1
+    zone: str = ""
 
 
 class EndpointPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """`[endpoint]`: a gRPC server that runs already."""
+    """`[endpoint]`: a gRPC server that runs already; `health_checked` when it answers grpc.health.v1 for its services."""
 
     address: str
+    weight: int = 1
+    zone: str = ""
+    health_checked: bool = False
 
 
 class RestPart(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -156,6 +162,11 @@ def _checked(path: Path, found: Component) -> Component:
         raise ManifestError(f"{path}: give exactly one of [adapter], [endpoint] and [rest]")
     if (found.contract.proto is None) == (found.contract.descriptor is None):
         raise ManifestError(f"{path}: [contract] needs either proto or descriptor")
+    part = found.adapter or found.endpoint
+    if part is not None and not 0 < part.weight <= 128:
+        raise ManifestError(f"{path}: weight must be 1 to 128")
+    if part is not None and part.zone and not _ZONE.fullmatch(part.zone):
+        raise ManifestError(f"{path}: {part.zone!r} is no zone, which looks like ha-dong-1")
     adapter = found.adapter
     if adapter is not None:
         if adapter.kind not in ADAPTERS:

@@ -1,7 +1,8 @@
 """A provider: a gRPC server that registers its services, keeps its lease, and leaves without a failed call.
 
 It masks its responses by the rights that the registry tells, and takes no calls before it knows them.
-Order of leaving: deregister → the gateway acknowledged → health says NOT_SERVING → running calls end, bounded → stop.
+Order of leaving: deregister → the gateway acknowledged → health says NOT_SERVING → no call comes any more, bounded →
+running calls end, bounded → stop.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 
 from lgsp.adapters.health import Health
+from lgsp.adapters.quiet import Quiet
 from lgsp.adapters.rights import MaskInterceptor, Rights, following
 from lgsp.adapters.tracing import TraceInterceptor
 from lgsp.api.errors.serving import ErrorInterceptor
@@ -24,17 +27,31 @@ from lgsp.api.registry.v1 import registry_pb2, registry_pb2_grpc
 
 log = logging.getLogger("lgsp.adapters")
 DRAIN_S: Final = 10.0
+# A call may be on its way when the gateway acknowledges; a server that stops then would cancel it.
+_QUIET_S: Final = 0.25
+_QUIET_BOUND_S: Final = 2.0
 _RETRY_S: Final = 1.0
 _CALL_S: Final = 10.0
 MAX_MESSAGE: Final = 4 << 20
 ChannelFactory = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An instance's share of the calls, where it runs, and whether it answers grpc.health.v1."""
+
+    weight: int = 1
+    zone: str = ""
+    health_checked: bool = False
+
+
 class Provider:
     """Serves handlers for `services` at `listen` (`host:port`, port 0 for a free one).
 
     `channel` opens a channel to the bus as the provider's own system; None serves without registering. `advertise` is
-    the address that gateways dial, where it differs from the one listened on.
+    the address that gateways dial, where it differs from the one listened on. `weight` (1 to 128) is its share of the
+    calls among instances, `zone` where it runs. `listening` is told the address before it is registered. Gateways ask
+    `health`: `await provider.health.set(False)` sends their calls to other instances, while this one goes on.
     """
 
     def __init__(
@@ -47,24 +64,28 @@ class Provider:
         advertise: str | None = None,
         channel: ChannelFactory | None = None,
         max_concurrent: int = 1000,
+        weight: int = 1,
+        zone: str = "",
+        listening: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.services = tuple(services)
         self._handlers, self._add, self._listen, self._advertise = handlers, add, listen, advertise
         self._channel, self._max_concurrent = channel, max_concurrent
+        self._share, self._listening = Share(weight, zone, health_checked=True), listening
+        self.health = Health(self.services)
         self.address = ""
         self.registered = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain."""
-        health = Health(self.services)
-        rights = Rights(self.services)
+        quiet, rights = Quiet(), Rights(self.services)
         masks = [MaskInterceptor(rights)] if self._channel is not None else []
         server = grpc.aio.server(
-            interceptors=[TraceInterceptor(), ErrorInterceptor("PROVIDER_FAULT"), *masks],
+            interceptors=[TraceInterceptor(), quiet, ErrorInterceptor("PROVIDER_FAULT"), *masks],
             maximum_concurrent_rpcs=self._max_concurrent,
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )
-        server.add_generic_rpc_handlers((health.handler(), *self._handlers))
+        server.add_generic_rpc_handlers((self.health.handler(), *self._handlers))
         for add in self._add:
             add(server)
         host = self._listen.rpartition(":")[0]
@@ -73,13 +94,16 @@ class Provider:
         except RuntimeError as error:
             raise OSError(f"the address {self._listen} cannot be listened on: {error}") from None
         await server.start()
+        self._listening(self.address)
         try:
             async with following(self._channel, rights):
                 if await _first(rights.known, stop):
-                    async with _lease(self._channel, self.services, self.address, self.registered):
+                    async with _lease(self._channel, self.services, self.address, self._share, self.registered):
                         await stop.wait()
         finally:
-            await health.drain()
+            await self.health.drain()
+            if self._channel is not None:
+                await quiet.wait(_QUIET_S, _QUIET_BOUND_S)
             await server.stop(DRAIN_S)
 
 
@@ -96,7 +120,11 @@ async def _first(wanted: asyncio.Event, stop: asyncio.Event) -> bool:
 
 @contextlib.asynccontextmanager
 async def _lease(
-    factory: ChannelFactory | None, services: tuple[str, ...], address: str, registered: asyncio.Event
+    factory: ChannelFactory | None,
+    services: tuple[str, ...],
+    address: str,
+    share: Share,
+    registered: asyncio.Event,
 ) -> AsyncIterator[None]:
     """Hold a lease for `address` while inside."""
     if factory is None:
@@ -104,7 +132,7 @@ async def _lease(
         return
     async with factory() as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
-        holder = LeaseHolder(stub, services, address, registered)
+        holder = LeaseHolder(stub, services, address, registered, share)
         task = asyncio.create_task(holder.run())
         try:
             yield
@@ -117,8 +145,16 @@ async def _lease(
 class LeaseHolder:
     """Registers an address and beats for it, through every outage of the bus."""
 
-    def __init__(self, stub: Any, services: tuple[str, ...], address: str, registered: asyncio.Event) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        services: tuple[str, ...],
+        address: str,
+        registered: asyncio.Event,
+        share: Share = Share(),
+    ) -> None:
         self._stub, self._services, self._address, self._registered = stub, services, address, registered
+        self._share = share
         self._endpoint = ""
 
     async def run(self) -> None:
@@ -135,7 +171,12 @@ class LeaseHolder:
 
     async def _register(self) -> float:
         request = registry_pb2.RegisterEndpointRequest(
-            services=self._services, address=self._address, operation_id=uuid.uuid4().hex
+            services=self._services,
+            address=self._address,
+            weight=self._share.weight,
+            zone=self._share.zone,
+            health_checked=self._share.health_checked,
+            operation_id=uuid.uuid4().hex,
         )
         answer = await self._stub.RegisterEndpoint(request, timeout=_CALL_S)
         self._endpoint = answer.endpoint.id
@@ -174,6 +215,7 @@ async def keep_lease(
     address: str,
     stop: asyncio.Event,
     registered: asyncio.Event,
+    share: Share = Share(),
 ) -> None:
     """Hold the lease of a server that somebody else runs, while it accepts connections."""
     while not stop.is_set():
@@ -181,7 +223,7 @@ async def keep_lease(
             log.warning("%s does not accept connections", address)
             await _wait(stop, _RETRY_S)
             continue
-        async with _lease(factory, services, address, registered):
+        async with _lease(factory, services, address, share, registered):
             while not stop.is_set() and await _accepts(address):
                 await _wait(stop, _RETRY_S)
 

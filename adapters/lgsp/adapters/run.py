@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from lgsp.adapters.manifest import Component, ManifestError, services_of
 from lgsp.adapters.protocol import Adapter
-from lgsp.adapters.provider import ChannelFactory, Provider, keep_lease
+from lgsp.adapters.provider import ChannelFactory, Provider, Share, keep_lease
 
 
 async def run(
@@ -16,18 +17,30 @@ async def run(
     channel: ChannelFactory | None,
     stop: asyncio.Event,
     registered: asyncio.Event,
+    listening: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Until `stop` is set; sets `registered` while the bus sends calls. BusError or ManifestError when it cannot begin."""
+    """Until `stop` is set; sets `registered` while the bus sends calls, and tells `listening` the address before it
+    registers. BusError or ManifestError when it cannot begin."""
     services = services_of(component, contract)
-    if component.endpoint is not None:
-        await keep_lease(channel, services, component.endpoint.address, stop, registered)
+    if (part := component.endpoint) is not None:
+        listening(part.address)
+        share = Share(part.weight, part.zone, part.health_checked)
+        await keep_lease(channel, services, part.address, stop, registered, share)
         return
     adapter = build(component, contract, services)
     assert component.adapter is not None
     try:
         await adapter.provision()
         await adapter.validate()
-        provider = Provider(services, handlers=adapter.handlers(), listen=component.adapter.listen, channel=channel)
+        provider = Provider(
+            services,
+            handlers=adapter.handlers(),
+            listen=component.adapter.listen,
+            channel=channel,
+            weight=component.adapter.weight,
+            zone=component.adapter.zone,
+            listening=listening,
+        )
         provider.registered = registered
         await provider.serve(stop)
     finally:

@@ -11,6 +11,7 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.agency_files import FileError, read, write_csv, write_json
+from lgsp.cli.agency_networks import agency_networks
 from lgsp.cli.agency_time import agency_as_of, agency_resolve
 from lgsp.cli.durations import parse_instant
 from lgsp.cli.output import as_dict, fail, print_json
@@ -289,3 +290,4 @@ def agency_abolish(session: Session, as_json: bool, identifier: str, successors:
 
 agency.add_command(agency_as_of)
 agency.add_command(agency_resolve)
+agency.add_command(agency_networks, "networks")

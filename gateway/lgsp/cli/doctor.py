@@ -263,7 +263,7 @@ def _configuration(status: GetStatusResponse, began: float, ended: float) -> Fin
 def _leases(status: GetStatusResponse, began: float, ended: float) -> Finding:
     text = f"{status.live_endpoints} live, {status.expired_endpoints} expired"
     if status.expired_endpoints:
-        return Finding("leases", "warning", text, "`lgsp service show NAME` says which; start those providers again.")
+        return Finding("leases", "warning", text, "`lgsp service instances` says which; start those providers again.")
     return Finding("leases", "ok", text)
 
 

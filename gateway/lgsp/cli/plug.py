@@ -27,7 +27,7 @@ from lgsp.cli.enrol import Enroller, publish
 from lgsp.cli.output import fail, print_json
 from lgsp.cli.records import new_operation
 from lgsp.cli.session import Session, data_dir_option, find, json_option, session_options
-from lgsp.gateway import credentials, settings
+from lgsp.gateway import credentials, places, settings
 from lgsp.gateway.datadir import file_name, is_held, write_private
 from lgsp.gateway.settings import Settings
 from lgsp.gateway.supervisor.parts import Plugged
@@ -226,14 +226,20 @@ def _run_here(session: Session, component: Component, contract: bytes) -> None:
         own = session.node.layout.system_keys / f"{file_name(system)}.jwk" if session.node else session.key
         return client.connect(session.target, system=system, key=own, ca=session.ca)
 
+    def listening(address: str) -> None:
+        if session.node is not None:  # whoever may write there is the node's owner: the component counts as its own
+            places.announce(session.node, component.component.system, address)
+
     async def serve() -> None:
         stop, registered = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         telling = asyncio.create_task(_tell(registered))
         try:
-            await run(component, contract, channel, stop, registered)
+            await run(component, contract, channel, stop, registered, listening)
         finally:
+            if session.node is not None:
+                places.withdraw(session.node, component.component.system)
             telling.cancel()
 
     os.chdir(component.folder)

@@ -10,6 +10,7 @@ import click
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from lgsp.cli.durations import parse_duration, parse_instant
+from lgsp.cli.instances import service_instances
 from lgsp.cli.output import ExitCode, as_dict, fail, print_json, print_record, print_table
 from lgsp.cli.records import done, every_page, listed, new_operation, with_names
 from lgsp.cli.session import Session, json_option, session_options
@@ -280,3 +281,4 @@ def service_retire(session: Session, as_json: bool, name: str) -> None:
 
 
 service.add_command(service_retire, "revoke")
+service.add_command(service_instances, "instances")

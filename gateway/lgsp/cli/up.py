@@ -31,8 +31,11 @@ from lgsp.gateway.supervisor.node import Supervisor, prepare
 @click.option("--city", metavar="ID", help="Agency identifier of the city, at the first start. [default: H26]")
 @click.option("--nats-url", metavar="URL", help="An existing NATS cluster instead of the embedded server.")
 @click.option(
-    "--profile", type=click.Choice(["standard", "development"]), help="development also takes client secrets."
+    "--profile",
+    type=click.Choice(["standard", "development"]),
+    help="development also takes client secrets, and endpoints on loopback and in any network.",
 )
+@click.option("--zone", metavar="NAME", help="Where this node stands: calls go to instances of the same zone first.")
 @click.option("--otlp-endpoint", metavar="URL", help="Send traces there by OTLP/gRPC, e.g. http://127.0.0.1:4317.")
 @click.option("--envoy", "envoy_binary", metavar="FILE", help="Envoy to use. [default: the one installed with lgsp]")
 @click.option(
@@ -99,4 +102,6 @@ def _show(node: Settings, status: dict[str, Any], as_json: bool) -> None:
     for name, value in rows.items():
         click.echo(f"  {name.ljust(9)}  {value}")
     if node.profile == "development":
-        click.echo("  DEVELOPMENT PROFILE: client secrets are accepted; never use it with real data.")
+        click.echo(
+            "  DEVELOPMENT PROFILE: client secrets and endpoints on loopback are accepted; never use it with real data."
+        )

@@ -17,13 +17,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lgsp.api.registry.v1.registry_pb2 import (
     LIFECYCLE_DEPRECATED,
+    Endpoint,
     NodeKey,
     RestUpstream,
     Service,
     System,
     TokenRevocation,
 )
-from lgsp.gateway.xds.policy import Deprecation, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
+from lgsp.gateway.xds.policy import Deprecation, Instance, MethodPolicy, RestPolicy, ServicePolicy, TrustPolicy
 from lgsp.registry import upstreams
 from lgsp.registry.contracts import load_contract
 from lgsp.registry.grants import holds
@@ -42,7 +43,7 @@ def service_policy(
     service: Service,
     contract: bytes,
     given: Iterable[Right],
-    addresses: Iterable[str],
+    instances: Iterable[Instance],
     now: datetime,
     rest: RestPolicy | None = None,
 ) -> ServicePolicy:
@@ -53,7 +54,8 @@ def service_policy(
     return ServicePolicy(
         name=service.name,
         methods=tuple(_method(method, rights, service, contract if masked else None) for method in declared),
-        endpoints=tuple(sorted(set(addresses))),
+        # An address is one instance, however often it was registered.
+        endpoints=tuple({each.address: each for each in sorted(instances)}.values()),
         contract=contract,
         browser_origins=tuple(service.browser_origins),
         limits=limits(rights, (method.name for method in declared)),
@@ -84,6 +86,11 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
         max_body=rest.max_body or upstreams.DEFAULT_BODY,
         closed=closed,
     )
+
+
+def instance(endpoint: Endpoint) -> Instance:
+    """An endpoint's record as the gateway needs it."""
+    return Instance(endpoint.address, endpoint.weight or 1, endpoint.zone, endpoint.health_checked)
 
 
 def published_keys(keys: Iterable[NodeKey], now: datetime) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from lgsp import client
 from lgsp.adapters import manifest
 from lgsp.adapters.run import run
 from lgsp.api.errors import BusError
-from lgsp.gateway import settings, telemetry
+from lgsp.gateway import places, settings, telemetry
 from lgsp.gateway.datadir import file_name, write_private
 from lgsp.gateway.logs import configure
 from lgsp.gateway.settings import Settings
@@ -58,14 +59,15 @@ async def _run(node: Settings, name: str) -> None:
         os.chdir(plugged.folder)  # relative paths of the manifest start where it was written
 
     def channel() -> AbstractAsyncContextManager[grpc.aio.Channel]:
-        system = component.component.system
         key = node.layout.system_keys / f"{file_name(system)}.jwk"
         return client.connect(node.target, system=system, key=key, ca=node.layout.ca)
 
+    system = component.component.system
     marking = asyncio.create_task(_mark(node.run / f"component-{name}.ready", registered))
     try:
-        await run(component, contract, channel, stop, registered)
+        await run(component, contract, channel, stop, registered, functools.partial(places.announce, node, system))
     finally:
+        places.withdraw(node, system)
         marking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await marking

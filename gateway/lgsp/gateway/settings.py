@@ -23,6 +23,7 @@ from lgsp.gateway.errors import BinaryError, SettingsError
 Profile = Literal["standard", "development"]
 DATA_DIR_VARIABLE: Final = "LGSP_DATA_DIR"
 _CITY: Final = re.compile(r"[A-Z][0-9]{1,3}")
+_ZONE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?|::")
 
 
@@ -50,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     # An existing cluster; unset means a server of our own.
     nats_url: str | None = None
     profile: Profile = "standard"
+    # Where this node stands, as providers name zones; empty is nowhere in particular.
+    zone: str = ""
     otlp_endpoint: str | None = None
     envoy_binary: str
     nats_binary: str
@@ -136,6 +139,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     city_names: CityNames | None = None
     nats_url: str | None = None
     profile: Profile | None = None
+    zone: str | None = None
     otlp_endpoint: str | None = None
     envoy_binary: str | None = None
     nats_binary: str | None = None
@@ -215,6 +219,10 @@ def checked(settings: Settings) -> Settings:
             raise SettingsError(
                 f"{option}: {host!r} is no host name or address", "Give a host name, an IPv4 or an IPv6 address."
             )
+    if settings.zone and not _ZONE.fullmatch(settings.zone):
+        raise SettingsError(
+            f"--zone: {settings.zone!r} is no zone", "Give a-z, 0-9 and hyphens, at most 64, as in ha-dong-1."
+        )
     if settings.nats_url is not None and not settings.nats_url.startswith(("nats://", "tls://")):
         raise SettingsError("--nats-url must start with nats:// or tls://", "Give the URL of an existing NATS cluster.")
     if settings.nats_url is not None and "@" in settings.nats_url:

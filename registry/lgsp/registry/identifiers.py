@@ -17,6 +17,7 @@ _AGENCY: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _SYSTEM: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*/{_LABEL}(?:\.{_LABEL})*")
 _SERVICE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 _GRANT: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_ZONE: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]")
 # Three, two and two digits from the lowest level up, then the code of the ministry or province.
 _OLDER: Final = re.compile(r"([0-9]{3})\.([0-9]{2})\.([0-9]{2})\.([A-Z][0-9]{2})")
@@ -40,6 +41,11 @@ def check_service(name: str) -> str:
 def check_grant(identifier: str) -> str:
     """The identifier, or BusError IDENTIFIER_INVALID."""
     return _check("grant", identifier, _GRANT, "one-stop-population")
+
+
+def check_zone(name: str) -> str:
+    """A zone's name, or BusError IDENTIFIER_INVALID."""
+    return _check("zone", name, _ZONE, "ha-dong-1")
 
 
 def from_older_form(identifier: str) -> list[str]:

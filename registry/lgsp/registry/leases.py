@@ -16,6 +16,8 @@ class Leases:
         self.ttl_s, self.grace_s, self._clock = ttl_s, grace_s, clock
         self._beats: dict[str, float] = {}
         self._forgiven_until = clock() + grace_s
+        self._told: set[str] = set()
+        self._listeners: list[Callable[[frozenset[str]], None]] = []
 
     def beat(self, endpoint: str, age_s: float = 0.0) -> None:
         """A heartbeat, `age_s` seconds ago (as another node tells it); the latest counts."""
@@ -43,6 +45,28 @@ class Leases:
     def expired(self, endpoints: Iterable[str]) -> set[str]:
         """Those of `endpoints` whose lease has run out."""
         return {endpoint for endpoint in endpoints if not self.live(endpoint)}
+
+    def listen(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Be told of the endpoints whose lease began, ran out or came back."""
+        self._listeners.append(callback)
+
+    def unlisten(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Not to be told any more."""
+        self._listeners.remove(callback)
+
+    def look(self, endpoints: Iterable[str], hearing: bool = True) -> frozenset[str]:
+        """Those that turned since the last look, among all `endpoints` in being; who listens is told of them.
+
+        While the other nodes cannot be heard (`hearing`), providers that beat there would seem to be gone: nothing expires.
+        """
+        if not hearing:
+            self.forgive()
+        live = {endpoint for endpoint in endpoints if self.live(endpoint)}
+        turned, self._told = frozenset(live ^ self._told), live
+        if turned:
+            for callback in list(self._listeners):
+                callback(turned)
+        return turned
 
     def ages(self) -> Mapping[str, float]:
         """Seconds since each beat that is not over: what a node tells the others."""

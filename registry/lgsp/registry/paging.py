@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from lgsp.api.errors import BusError
@@ -46,6 +47,16 @@ def page(
             return [entry for _, entry in found], ""
         after = chunk[-1][0]
     return [entry for _, entry in found], seal(request, after)
+
+
+def page_of(keys: Sequence[str], request: Any) -> tuple[Sequence[str], str]:
+    """One page of sorted keys that no kind of record has, and the token of the next."""
+    if request.page_size < 0:
+        raise BusError("REQUEST_MALFORMED", "page_size is negative")
+    size, after = min(request.page_size or DEFAULT_SIZE, MAX_SIZE), opened(request)
+    start = bisect_right(keys, after) if after else 0
+    found = keys[start : start + size]
+    return found, seal(request, found[-1]) if len(keys) > start + size else ""
 
 
 def _binding(request: Any, key: bytes) -> bytes:

@@ -100,7 +100,7 @@ def check_upstream(
     contract: Contract,
     service: str,
     *,
-    endpoint_policy: Callable[[str], None],
+    endpoint_policy: Callable[[str], object],
     development: bool,
 ) -> BaseUrl:
     """ENDPOINT_REFUSED, REQUEST_MALFORMED or CONTRACT_INVALID with what is wrong; `endpoint_policy` judges addresses."""
@@ -121,7 +121,7 @@ def check_upstream(
     return url
 
 
-def check_address(url: BaseUrl, address: str, *, endpoint_policy: Callable[[str], None], development: bool) -> None:
+def check_address(url: BaseUrl, address: str, *, endpoint_policy: Callable[[str], object], development: bool) -> None:
     """ENDPOINT_REFUSED when the gateway must not be led to this address."""
     ip = ipaddress.ip_address(address)
     # ::ffff:127.0.0.1 is 127.0.0.1.

@@ -17,7 +17,7 @@ from lgsp.adapters.manifest import compile_proto
 from lgsp.api.registry.v1.registry_pb2 import Grant, Mask, Purpose
 from lgsp.gateway.xds import clusters, resources
 from lgsp.gateway.xds.cache import Resource
-from lgsp.gateway.xds.policy import MethodPolicy, ServicePolicy
+from lgsp.gateway.xds.policy import Instance, MethodPolicy, ServicePolicy
 from lgsp.registry.rights import Access, Right, access
 from tests.support.edge import refusal, running_edge
 
@@ -190,7 +190,7 @@ class Stage:
             ),
             MethodPolicy("Free", everyone=True),
         )
-        policy = ServicePolicy(SERVICE, methods, (endpoint,), self.contract, (), limits)
+        policy = ServicePolicy(SERVICE, methods, (Instance(endpoint),), self.contract, (), limits)
         await self.edge.apply(
             Resource.of(SERVICE, clusters.cluster(SERVICE)),
             Resource.of(SERVICE, clusters.endpoints(policy)),

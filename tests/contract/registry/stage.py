@@ -72,9 +72,10 @@ class Api:
         return self.effective
 
     @staticmethod
-    def endpoint_policy(address: str) -> None:
+    def endpoint_policy(system: str, address: str) -> str:
         if not address.startswith("127.0.0.1:"):
-            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is not allowed")
+            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is not allowed to {system}")
+        return address
 
     def attach(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel

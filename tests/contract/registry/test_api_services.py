@@ -291,3 +291,37 @@ async def test_endpoints_come_in_pages_without_those_that_ended(api):
         if not token:
             break
     assert seen == sorted(made)
+
+
+async def test_an_instance_has_weight_zone_and_health(api):
+    await api.publish()
+    register = {"services": [SERVICE], "address": ADDRESS}
+    first = (await api.provider.RegisterEndpoint(**register)).endpoint
+    assert (first.weight, first.zone, first.health_checked) == (1, "", False)
+    changed = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)
+    assert changed.endpoint.id == first.id
+    assert changed.endpoint.registered_at == first.registered_at
+    (state,) = (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    assert (state.endpoint.weight, state.endpoint.zone, state.endpoint.health_checked) == (128, "ha-dong-1", True)
+    assert changed.revision in api.effects
+    again = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)
+    assert again.revision == changed.revision == api.revision
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"weight": 129}, "REQUEST_MALFORMED"),
+        ({"weight": 2**32 - 1}, "REQUEST_MALFORMED"),
+        ({"zone": "Hà Đông"}, "IDENTIFIER_INVALID"),
+        ({"zone": "x" * 65}, "IDENTIFIER_INVALID"),
+        ({"zone": "-a"}, "IDENTIFIER_INVALID"),
+    ],
+    ids=str,
+)
+async def test_weight_and_zone_have_a_form(api, fields, reason):
+    await api.publish()
+    before = api.revision
+    call = api.provider.RegisterEndpoint(services=[SERVICE], address=ADDRESS, **fields)
+    assert (await refused(call))[0] == reason
+    assert api.revision == before

@@ -15,7 +15,7 @@ from lgsp.adapters.manifest import compile_proto
 from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.registry.v1 import registry_pb2
 from lgsp.gateway.control import standard
-from lgsp.gateway.control.health import Health, Instances
+from lgsp.gateway.control.health import Health, Serving
 from lgsp.gateway.control.reflection import Reflection
 from lgsp.registry.api.base import caller_of
 from lgsp.registry.store import Write
@@ -92,7 +92,7 @@ class Stage:
 @pytest.fixture
 async def stage(api):
     made = Stage(api, None)
-    instances = Instances(api.store.state, api.leases.live, frozenset({"own.Service"}))
+    instances = Serving(api.store.state, api.leases.live, frozenset({"own.Service"}))
     health = Health(
         api.store.state,
         instances,

@@ -142,3 +142,86 @@ async def test_a_draft_is_watched_by_who_decides_on_it_and_by_all_once_it_is_pub
     await api.publish()
     await other.read(lambda response: response.changes)
     assert other.known.keys() == {f"service {SERVICE}"}
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+async def _registered(api, port: int = 7001) -> str:
+    made = await api.provider.RegisterEndpoint(services=[SERVICE], address=f"127.0.0.1:{port}")
+    return made.endpoint.id
+
+
+async def _leases(call) -> dict[str, bool]:
+    """What the next response with leases says: endpoint → live."""
+    async with asyncio.timeout(20):
+        while not (response := await call.read()).leases:
+            assert response is not grpc.aio.EOF
+    assert response.complete
+    assert not response.changes
+    return {each.endpoint.id: each.live for each in response.leases}
+
+
+def _look(api) -> frozenset[str]:
+    """What the control process does once a second."""
+    known = api.store.state.all("endpoint").items()
+    return api.leases.look(key for key, entry in known if not entry.record.endpoint.HasField("ended_at"))
+
+
+async def test_a_lease_that_runs_out_and_comes_back_is_told_without_a_record(api):
+    await api.publish()
+    endpoint, revision = await _registered(api), api.revision
+    _look(api)
+    seen = await Watched(api.provider.watch(kinds=["lease"])).read()
+    assert seen.known == {}
+    api.now += 40  # past the time in which nothing expires after a start, and past the lease
+    assert _look(api) == {endpoint}
+    assert await _leases(seen.call) == {endpoint: False}
+    await api.provider.Heartbeat(endpoint_id=endpoint)
+    assert _look(api) == {endpoint}
+    assert await _leases(seen.call) == {endpoint: True}
+    assert _look(api) == frozenset()
+    assert api.revision == revision
+
+
+async def test_a_list_names_the_leases_of_what_is_in_being(api):
+    await api.publish()
+    ended, kept = await _registered(api), await _registered(api, 7002)
+    await api.provider.DeregisterEndpoint(endpoint_id=ended)
+    api.now += 40
+    call = api.operator.watch()
+    leases = {}
+    async with asyncio.timeout(20):
+        while not (response := await call.read()).complete:
+            leases |= {each.endpoint.id: each.live for each in response.leases}
+    assert leases == {kept: False}
+
+
+async def test_an_end_is_told_by_the_record_alone(api):
+    await api.publish()
+    endpoint = await _registered(api)
+    _look(api)
+    seen = await Watched(api.operator.watch(kinds=["endpoint", "lease"])).read()
+    await api.provider.DeregisterEndpoint(endpoint_id=endpoint)
+    assert _look(api) == {endpoint}
+    await seen.read()
+    assert seen.known[f"endpoint {endpoint}"].endpoint.HasField("ended_at")
+    other = await _registered(api, 7002)
+    await seen.read()
+    _look(api)
+    assert await _leases(seen.call) == {other: True}
+
+
+async def test_others_see_no_leases(api):
+    await api.publish()
+    await _registered(api)
+    _look(api)
+    mine = await Watched(api.consumer.watch(kinds=["lease", "grant"])).read()
+    elsewhere = await Watched(api.operator.watch(kinds=["lease", "grant"], service="a.b.Other")).read()
+    api.now += 40
+    _look(api)
+    await api.operator.CreateGrant(grant=pb.Grant(id="g", consumer=CONSUMER, service=SERVICE, methods=["*"]))
+    assert [each.grant.id for each in (await mine.call.read()).changes] == ["g"]
+    await api.operator.CreateGrant(grant=pb.Grant(id="h", consumer=CONSUMER, service=SERVICE, methods=["*"]))
+    assert (await mine.call.read()).leases == []
+    elsewhere.call.cancel()

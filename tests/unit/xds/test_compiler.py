@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import GRANT_STATE_ACTIVE, Grant, NodeKey, Service, System, TokenRevocation
 from lgsp.gateway import compiler
+from lgsp.gateway.xds.policy import Instance
 from lgsp.registry.grants import boundaries, holds
 from lgsp.registry.rights import Right
 from tests.support.edge import CONTRACT, SERVICE
@@ -77,11 +78,20 @@ def test_a_grant_holds_exactly_between_its_begin_and_its_end(begin, end, revoked
 
 
 def test_methods_carry_what_the_contract_says():
-    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], ["b:2", "a:1", "a:1"], NOW)
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], [], NOW)
     found = {method.name: (method.streaming, method.idempotent) for method in made.methods}
     assert found["GetWard"] == (False, True)
     assert found["StreamWards"] == (True, True)
-    assert made.endpoints == ("a:1", "b:2")
+
+
+def test_an_address_is_one_instance():
+    records = [
+        pb.Endpoint(address="b:2", weight=3, zone="z", health_checked=True),
+        pb.Endpoint(address="a:1"),
+        pb.Endpoint(address="a:1"),
+    ]
+    made = compiler.service_policy(Service(name=SERVICE), CONTRACT, [], map(compiler.instance, records), NOW)
+    assert made.endpoints == (Instance("a:1"), Instance("b:2", 3, "z", health_checked=True))
 
 
 def test_trust_leaves_out_what_has_ended():

@@ -23,7 +23,7 @@ _R: Final = pb.HealthCheckResponse
 MAX_LISTED: Final = 10_000
 
 
-class Instances:
+class Serving:
     """Whether services are served, as leases tell it; `own` are the platform's, served by whoever answers here.
 
     This is the one place that knows; a gateway's own view of its upstreams belongs here too.
@@ -52,7 +52,7 @@ class Health:
     def __init__(
         self,
         state: State,
-        instances: Instances,
+        instances: Serving,
         *,
         caller: Callable[[Context], str],
         operators: Callable[[str], bool],

@@ -1,4 +1,4 @@
-"""The node's own API: what its parts are doing, and rotation of its token key."""
+"""The node's own API: what its parts are doing, where services are served, and rotation of its token key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
+from lgsp.gateway.control.instances import Instances
 from lgsp.gateway.xds.ads import AdsServer
 
 
@@ -21,8 +22,10 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         facts: Callable[[node_pb2.GetStatusResponse], None],
         rotate: Callable[[], Awaitable[tuple[str, str]]],
         masks: Callable[[], Awaitable[node_pb2.MaskAlarms]],
+        instances: Instances,
     ) -> None:
         self._ads, self._facts, self._rotate, self._masks = ads, facts, rotate, masks
+        self._instances = instances
 
     async def GetStatus(
         self, request: node_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -43,3 +46,8 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     ) -> node_pb2.RotateTokenKeyResponse:
         kid, previous = await self._rotate()
         return node_pb2.RotateTokenKeyResponse(kid=kid, previous_kid=previous)
+
+    async def ListInstances(
+        self, request: node_pb2.ListInstancesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> node_pb2.ListInstancesResponse:
+        return await self._instances.list(request)

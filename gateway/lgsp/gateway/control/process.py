@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import gc
-import ipaddress
 import itertools
 import socket
 import time
@@ -29,11 +28,14 @@ from lgsp.api.errors.serving import ErrorInterceptor
 from lgsp.api.node.v1 import node_pb2, node_pb2_grpc
 from lgsp.api.registry.v1 import registry_pb2_grpc
 from lgsp.api.registry.v1.registry_pb2 import Names, NodeKey, System, TokenRevocation
-from lgsp.gateway import compiler, credentials, nats, tls
+from lgsp.gateway import compiler, credentials, nats, places, tls
 from lgsp.gateway.control import founding
-from lgsp.gateway.control.health import Health, Instances
+from lgsp.gateway.control.endpoint_policy import EndpointPolicy
+from lgsp.gateway.control.health import Health, Serving
+from lgsp.gateway.control.instances import Instances
 from lgsp.gateway.control.mask_alarms import mask_alarms
 from lgsp.gateway.control.node_api import NodeServicer
+from lgsp.gateway.control.proxy import Proxy
 from lgsp.gateway.control.publisher import Publisher
 from lgsp.gateway.control.reflection import Reflection
 from lgsp.gateway.oauth.app import OAuthApp
@@ -53,6 +55,7 @@ from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.grants import EVERYONE, holds
 from lgsp.registry.leases import Leases
 from lgsp.registry.lifecycle import CARRIED
+from lgsp.registry.networks import networks_of
 from lgsp.registry.state import Change
 from lgsp.registry.store import Store, Write
 
@@ -77,6 +80,14 @@ class Control:
         self.ads = AdsServer(now=time.time, accepted=self._keep_copy)
         self.store = Store(self._connect, settings.layout.root / "registry.snapshot", settings.node)
         self.leases = Leases(LEASE_SECONDS, GRACE_SECONDS, time.monotonic)
+        self.proxy = Proxy(settings.admin_socket)
+        self.endpoint_policy = EndpointPolicy(
+            development=settings.profile == "development",
+            networks=functools.partial(networks_of, self.store.state),
+            is_own=places.is_own,
+            own_ports=self._own_ports,
+            runs_here=functools.partial(places.runs_here, settings),
+        )
         self.publisher = Publisher(
             self.store.state,
             self.store,
@@ -84,6 +95,7 @@ class Control:
             self._edge(),
             issuer=settings.issuer,
             live=self.leases.live,
+            allowed=lambda endpoint: not self.endpoint_policy.refusal(endpoint.system, endpoint.address),
             sockets=dict.fromkeys(founding.PLATFORM, str(settings.api_socket)),
             exhausted=lambda grant: self.usage.exhausted(grant),
             credential=functools.partial(credentials.load, settings.layout),
@@ -104,14 +116,14 @@ class Control:
             self.leases,
             effective=self.publisher.effective,
             operators=self._is_operator,
-            endpoint_policy=self._check_endpoint,
+            endpoint_policy=self.endpoint_policy.check,
+            taken=self.proxy.taken,
             uses=self.usage.uses,
             development=settings.profile == "development",
             platform=founding.PLATFORM,
         )
         self.health = self._health()
         self._from_disk = False
-        self._live: set[str] = set()
         self._rotating = asyncio.Lock()
         self._replaced = asyncio.Event()
 
@@ -157,6 +169,7 @@ class Control:
             access_log=str(settings.access_log),
             oauth_socket=str(settings.oauth_socket),
             otlp=settings.otlp_endpoint is not None,
+            zone=settings.zone,
         )
 
     def _add_apis(self, server: grpc.aio.Server) -> None:
@@ -172,13 +185,14 @@ class Control:
         reflection = Reflection(self.store, self.registry.caller, self.publisher.now)
         server.add_generic_rpc_handlers((self.health.handler(), *reflection.handlers()))
         alarms = functools.partial(mask_alarms, str(self.settings.admin_socket))
-        node = NodeServicer(self.ads, self._facts, self._rotate, alarms)
+        instances = Instances(self.store.state, self.leases, self.endpoint_policy, self.proxy)
+        node = NodeServicer(self.ads, self._facts, self._rotate, alarms, instances)
         node_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
 
     def _health(self) -> Health:
         return Health(
             self.store.state,
-            Instances(self.store.state, self.leases.live, frozenset(founding.PLATFORM)),
+            Serving(self.store.state, self.leases.live, frozenset(founding.PLATFORM)),
             caller=caller_of,
             operators=self._is_operator,
             ready=lambda: self.publisher.ready and self.store.synced.is_set(),
@@ -193,20 +207,6 @@ class Control:
             and {"*", "CreateGrant"} & set(grant.methods)
             for grant in self.store.state.grants_of(system)
         )
-
-    def _check_endpoint(self, address: str) -> None:
-        """`ip:port` of the provider; nothing of this node itself, no multicast, no link-local."""
-        host, colon, port = address.rpartition(":")
-        try:
-            ip = ipaddress.ip_address(host.strip("[]"))
-        except ValueError:
-            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} is no `ip:port`") from None
-        if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise BusError("ENDPOINT_REFUSED", f"{address[:64]!r} has no port")
-        if ip.is_unspecified or ip.is_multicast or ip.is_link_local or ip.is_reserved:
-            raise BusError("ENDPOINT_REFUSED", f"{ip} is no address of a provider")
-        if int(port) in self._own_ports() and (ip.is_loopback or str(ip) == self.settings.listen_host):
-            raise BusError("ENDPOINT_REFUSED", f"{address} belongs to the platform")
 
     def _own_ports(self) -> set[int]:
         ports = {self.settings.listen_port}
@@ -298,12 +298,11 @@ class Control:
             await asyncio.sleep(1.0)
             await self.store.publish_leases(dict(self.leases.ages()))
             known = {key: e.record.endpoint for key, e in self.store.state.all("endpoint").items()}
-            live = {key for key, each in known.items() if not each.HasField("ended_at") and self.leases.live(key)}
-            changed = live ^ self._live
-            self._live = live
-            if changed:
+            in_being = (key for key, each in known.items() if not each.HasField("ended_at"))
+            turned = self.leases.look(in_being, self.store.connected)
+            if turned:
                 self.health.note()
-                self.publisher.touch({name for key in changed if key in known for name in known[key].services})
+                self.publisher.touch({name for key in turned if key in known for name in known[key].services})
 
     async def _watch_credentials(self) -> None:
         """A credential that was set, replaced or removed takes effect within a second."""

@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol
 import structlog
 
 from lgsp.api.errors import BusError
-from lgsp.api.registry.v1.registry_pb2 import Record, Service
+from lgsp.api.registry.v1.registry_pb2 import Endpoint, Record, Service
 from lgsp.gateway import compiler
+from lgsp.gateway.control import moved
 from lgsp.gateway.control.boundaries import Boundaries
 from lgsp.gateway.credentials import Credential
 from lgsp.gateway.xds import clusters, resources, upstream_cluster
@@ -52,9 +53,10 @@ class Contracts(Protocol):
 class Publisher:
     """From registry changes to acknowledged resources.
 
-    `live` says whether an endpoint's lease runs; `sockets` are the platform's own services and their unix sockets;
-    `exhausted` whether a grant's calls of the day are used up; `credential` finds what this node shows to a legacy system,
-    `ca_file` are the certificates this machine trusts; `now` is the clock in UTC.
+    `live` says whether an endpoint's lease runs, `allowed` whether it may answer where it does; `sockets` are the
+    platform's own services and their unix sockets; `exhausted` whether a grant's calls of the day are used up;
+    `credential` finds what this node shows to a legacy system, `ca_file` are the certificates this machine trusts; `now`
+    is the clock in UTC.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Publisher:
         issuer: str,
         live: Callable[[str], bool],
         sockets: Mapping[str, str],
+        allowed: Callable[[Endpoint], bool] = lambda endpoint: True,
         exhausted: Callable[[str], bool] = lambda grant: False,
         credential: Callable[[str], Credential | None] = lambda name: None,
         ca_file: str | None = None,
@@ -74,7 +77,8 @@ class Publisher:
     ) -> None:
         self._state, self._contracts, self._ads, self._edge = state, contracts, ads, edge
         self._issuer, self._live, self._sockets, self.now = issuer, live, sockets, now
-        self._exhausted, self._credential, self._ca_file = exhausted, credential, ca_file
+        self._exhausted, self._allowed = exhausted, allowed
+        self._credential, self._ca_file = credential, ca_file
         self._secret_of: dict[str, str] = {}
         self._touched: set[str] = set()
         self._trust_touched = True
@@ -93,6 +97,7 @@ class Publisher:
                 self._touched.update(grant.service for grant in self._state.grants_of(change.key))
             if change.kind == "group":
                 self._touched.update(grant.service for grant in self._state.grants_by_group(change.key))
+            self._touched.update(moved.services_of(self._state, change))
             for entry in (change.previous, change.entry):
                 if entry is not None:
                     self._touched.update(_services(change.kind, entry.record))
@@ -249,7 +254,7 @@ class Publisher:
         socket = self._sockets.get(name)
         made = [Resource.of(name, clusters.cluster(name, unix=socket))]
         if socket is None:
-            made.append(Resource.of(name, clusters.endpoints(policy)))
+            made.append(Resource.of(name, clusters.endpoints(policy, self._edge.zone)))
         made.append(Resource.of(name, resources.scope(name, name)))
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made
@@ -280,11 +285,14 @@ class Publisher:
         grants = (entry.record.grant for entry in self._state.grants_by_service(service.name))
         rights = [right_of(self._state, grant, exhausted=self._exhausted(grant.id)) for grant in grants]
         found = (entry.record.endpoint for entry in self._state.endpoints_by_service(service.name))
-        addresses = [each.address for each in found if not each.HasField("ended_at") and self._live(each.id)]
+        instances = [compiler.instance(each) for each in found if self._serves(each)]
         rest = self._rest(service)
-        policy = compiler.service_policy(service, contract, rights, addresses, self.now(), rest)
+        policy = compiler.service_policy(service, contract, rights, instances, self.now(), rest)
         own = service.name in self._sockets
         return replace(policy, max_request_bytes=MAX_PLATFORM_REQUEST) if own else policy
+
+    def _serves(self, endpoint: Endpoint) -> bool:
+        return not endpoint.HasField("ended_at") and self._live(endpoint.id) and self._allowed(endpoint)
 
     def _rest(self, service: Service) -> RestPolicy | None:
         if not service.HasField("rest"):

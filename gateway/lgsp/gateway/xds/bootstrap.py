@@ -48,9 +48,14 @@ _STATS: Final = [
 
 
 def bootstrap(
-    node: str, ads_socket: str, admin_socket: str, otlp_endpoint: str | None = None, max_connections: int = 20000
+    node: str,
+    ads_socket: str,
+    admin_socket: str,
+    otlp_endpoint: str | None = None,
+    max_connections: int = 20000,
+    zone: str = "",
 ) -> dict[str, Any]:
-    """The bootstrap as JSON. `otlp_endpoint` is `http://host:port` of an OTLP/gRPC receiver."""
+    """The bootstrap as JSON. `zone` is where the node stands; `otlp_endpoint` is `http://host:port` of an OTLP/gRPC receiver."""
     clusters = [_cluster(XDS_CLUSTER, {"pipe": {"path": ads_socket}})]
     if otlp_endpoint:
         url = urlsplit(otlp_endpoint)
@@ -59,7 +64,7 @@ def bootstrap(
         )
     source = {"ads": {}, "resource_api_version": "V3"}
     return {
-        "node": {"id": node, "cluster": "lgsp"},
+        "node": {"id": node, "cluster": "lgsp"} | ({"locality": {"zone": zone}} if zone else {}),
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
         "dynamic_resources": {
             "ads_config": {

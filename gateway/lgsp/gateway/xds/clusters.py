@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import upstream_cluster
+from lgsp.gateway.xds import instances, upstream_cluster
 from lgsp.gateway.xds.messages import ADS, build
 from lgsp.gateway.xds.policy import RestPolicy, ServicePolicy
 
@@ -36,7 +36,14 @@ def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Messa
         "name": name,
         "connect_timeout": "2s",
         "circuit_breakers": {
-            "thresholds": [{"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 8192}]
+            "thresholds": [
+                {
+                    "max_connections": 1024,
+                    "max_pending_requests": 1024,
+                    "max_requests": 8192,
+                    "retry_budget": instances.RETRY_BUDGET,
+                }
+            ]
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -46,9 +53,13 @@ def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Messa
         },
     }
     if unix is None:
-        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
+        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}} | instances.keeping(name)
     else:
-        content |= {"type": "STATIC", "load_assignment": _assignment(name, (unix,))}
+        only = {"endpoint": {"address": instances.address(unix)}}
+        content |= {
+            "type": "STATIC",
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [only]}]},
+        }
     return build("envoy.config.cluster.v3.Cluster", content)
 
 
@@ -74,18 +85,7 @@ def rest_cluster(name: str, rest: RestPolicy) -> Message:
     return build("envoy.config.cluster.v3.Cluster", content)
 
 
-def endpoints(service: ServicePolicy) -> Message:
-    """Where a service answers now."""
-    return build("envoy.config.endpoint.v3.ClusterLoadAssignment", _assignment(service.name, service.endpoints))
-
-
-def _assignment(name: str, addresses: tuple[str, ...]) -> dict[str, Any]:
-    hosts = [{"endpoint": {"address": _address(address)}} for address in addresses]
-    return {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}] if hosts else []}
-
-
-def _address(address: str) -> dict[str, Any]:
-    if address.startswith("/"):
-        return {"pipe": {"path": address}}
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+def endpoints(service: ServicePolicy, zone: str = "") -> Message:
+    """Where a service answers now, as a node in `zone` sees it."""
+    content = instances.assignment(service.name, service.endpoints, zone)
+    return build("envoy.config.endpoint.v3.ClusterLoadAssignment", content)

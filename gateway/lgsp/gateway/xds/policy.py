@@ -29,6 +29,16 @@ class MethodPolicy:
     views: tuple[View, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Instance:
+    """One place where a service answers: `ip:port`, its share of the calls, where it runs, whether it tells its health."""
+
+    address: str
+    weight: int = 1
+    zone: str = ""
+    health_checked: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Deprecation:
     """What callers of a deprecated service are told: since when, until when (Unix seconds), and what takes its place."""
@@ -61,14 +71,11 @@ class RestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ServicePolicy:
-    """One service: its methods, where it answers and its contract as a serialized FileDescriptorSet.
-
-    `endpoints` are `ip:port`, or an absolute path of a unix socket for the platform's own services.
-    """
+    """One service: its methods, where it answers and its contract as a serialized FileDescriptorSet."""
 
     name: str
     methods: tuple[MethodPolicy, ...]
-    endpoints: tuple[str, ...] = ()
+    endpoints: tuple[Instance, ...] = ()
     contract: bytes = field(default=b"", repr=False)
     browser_origins: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
@@ -91,7 +98,7 @@ class TrustPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EdgePolicy:
-    """The node's own edge: listener, certificate, log and trace sink."""
+    """The node's own edge: listener, certificate, log and trace sink, and the zone that it stands in."""
 
     address: str
     port: int
@@ -101,3 +108,4 @@ class EdgePolicy:
     oauth_socket: str
     otlp: bool = False
     trace_percent: float = 1.0
+    zone: str = ""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from lgsp.gateway.xds import access, deprecation, guard, limits, masks, upstream
+from lgsp.gateway.xds import access, deprecation, guard, instances, limits, masks, upstream
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, any_of, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
@@ -157,6 +157,7 @@ def _retry(*, again: bool) -> Message:
         "retry_on": "connect-failure,refused-stream" + ",reset,unavailable" * again,
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        **instances.ELSEWHERE,
     }
     return build("envoy.config.route.v3.RetryPolicy", content)
 

@@ -280,7 +280,7 @@ _ROWS: Final = (
         400,
         _C,
         "the endpoint's address is not allowed",
-        "Register `host:port` of the provider itself.",
+        "Register `ip:port` of the provider itself, in a network of its agency.",
     ),
     Reason("LEASE_UNKNOWN", _S.NOT_FOUND, 404, _C, "no such endpoint lease", "Register the endpoint again."),
     Reason(

@@ -28,8 +28,13 @@ _MAX_RECORD: Final = 64 * 1024
 _OPERATION: Final = re.compile(rf"[\x20-\x7e]{{0,{identifiers.MAX_BYTES}}}")
 
 
+async def _at_once(endpoint: pb.Endpoint) -> None:
+    """No Envoy to wait for."""
+
+
 class Part:
-    """`effective(revision, timeout_s)` awaits this node's Envoy; `endpoint_policy` raises ENDPOINT_REFUSED;
+    """`effective(revision, timeout_s)` awaits this node's Envoy; `endpoint_policy(system, address)` answers the address's
+    one spelling or raises ENDPOINT_REFUSED; `taken` awaits, bounded, that this node's Envoy sends calls to an endpoint;
     `operators` says who may act for all; `uses` who called what of a service; `development` lets legacy systems be on
     this machine and without TLS; `platform` names the services that the platform itself offers and keeps."""
 
@@ -40,14 +45,15 @@ class Part:
         *,
         effective: Callable[[int, float], Awaitable[bool]],
         operators: Callable[[str], bool],
-        endpoint_policy: Callable[[str], None],
+        endpoint_policy: Callable[[str, str], str],
+        taken: Callable[[pb.Endpoint], Awaitable[None]] = _at_once,
         uses: Callable[[str], list[pb.Use]] = lambda service: [],
         development: bool = False,
         platform: Container[str] = (),
     ) -> None:
         self.store, self.state, self.leases = store, store.state, leases
         self.effective, self.operators, self.endpoint_policy = effective, operators, endpoint_policy
-        self.uses, self.development, self.platform = uses, development, platform
+        self.uses, self.taken, self.development, self.platform = uses, taken, development, platform
 
     # --- who and what ------------------------------------------------------------------------------------------------
 
@@ -110,6 +116,12 @@ class Part:
         if service.lifecycle == RETIRED:
             raise BusError("NOT_REGISTERED", f"the service {name} was retired")
         return service
+
+    def endpoint_state(self, endpoint: pb.Endpoint) -> pb.EndpointState:
+        """An endpoint with its lease as this node sees it."""
+        state = pb.EndpointState(endpoint=endpoint, live=self.leases.live(endpoint.id))
+        state.lease_until.FromNanoseconds(now().ToNanoseconds() + int(self.leases.remaining(endpoint.id) * 1e9))
+        return state
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from lgsp.registry import paging
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, fresh_id, now
+from lgsp.registry import identifiers, paging
+from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, fresh_id, now, repeated
 from lgsp.registry.state import Entry
+
+MAX_WEIGHT: Final = 128
 
 
 class Endpoints(Part):
@@ -16,7 +20,11 @@ class Endpoints(Part):
         self, request: pb.RegisterEndpointRequest, context: Context
     ) -> pb.RegisterEndpointResponse:
         caller = self.caller(context)
-        self.endpoint_policy(request.address)
+        address = self.endpoint_policy(caller, request.address)
+        if request.weight > MAX_WEIGHT:
+            raise BusError("REQUEST_MALFORMED", f"a weight is 1 to {MAX_WEIGHT}")
+        if request.zone:
+            identifiers.check_zone(request.zone)
         if not 0 < len(request.services) <= 100:
             raise BusError("REQUEST_MALFORMED", "an endpoint serves 1 to 100 services")
         for name in request.services:
@@ -27,34 +35,46 @@ class Endpoints(Part):
                 raise BusError(
                     "ENDPOINT_REFUSED", f"{name} is a legacy HTTP/JSON system, which gateways call themselves"
                 )
-        again = self._registered(caller, request)
-        if again is None:
-            endpoint = pb.Endpoint(
-                id=fresh_id(caller, request.operation_id),
-                system=caller,
-                services=sorted(set(request.services)),
-                address=request.address,
-            )
-            endpoint.registered_at.CopyFrom(now())
-            self.leases.beat(endpoint.id)
-            revision = await self.replace("endpoint", endpoint.id, endpoint, None, request.operation_id, caller)
-        else:
-            endpoint, revision = again.record.endpoint, again.revision
-            if not endpoint.HasField("ended_at"):
-                self.leases.beat(endpoint.id)
-        await self.effective(revision, EFFECTIVE_S)
+        wanted = pb.Endpoint(
+            system=caller,
+            services=sorted(set(request.services)),
+            address=address,
+            weight=request.weight or 1,
+            zone=request.zone,
+            health_checked=request.health_checked,
+        )
+        endpoint, revision = await self._register(wanted, request.operation_id)
+        if await self.effective(revision, EFFECTIVE_S):
+            await self.taken(endpoint)
         return pb.RegisterEndpointResponse(endpoint=endpoint, revision=revision, lease_seconds=int(self.leases.ttl_s))
 
-    def _registered(self, caller: str, request: pb.RegisterEndpointRequest) -> Entry | None:
+    async def _register(self, wanted: pb.Endpoint, operation_id: str) -> tuple[pb.Endpoint, int]:
+        """The endpoint as it is kept: a new record, or the one that is there with what changed."""
+        entry = self._registered(wanted, operation_id)
+        if entry is None:
+            wanted.id = fresh_id(wanted.system, operation_id)
+            wanted.registered_at.CopyFrom(now())
+            self.leases.beat(wanted.id)
+            return wanted, await self.replace("endpoint", wanted.id, wanted, None, operation_id, wanted.system)
+        known = entry.record.endpoint
+        if known.HasField("ended_at"):
+            return known, entry.revision
+        self.leases.beat(known.id)
+        changed = copied(known)
+        changed.weight, changed.zone, changed.health_checked = wanted.weight, wanted.zone, wanted.health_checked
+        if changed == known or repeated(entry, wanted.system, operation_id):
+            return known, entry.revision
+        return changed, await self.replace("endpoint", known.id, changed, entry, operation_id, wanted.system)
+
+    def _registered(self, wanted: pb.Endpoint, operation_id: str) -> Entry | None:
         """The same endpoint registered before and not ended: a restarted provider on a fixed address; or what this
         very operation registered."""
-        same_operation = self.state.get("endpoint", fresh_id(caller, request.operation_id))
+        same_operation = self.state.get("endpoint", fresh_id(wanted.system, operation_id))
         if same_operation is not None:
             return same_operation
-        wanted = sorted(set(request.services))
-        for entry in self.state.endpoints_by_service(wanted[0]):
+        for entry in self.state.endpoints_by_service(wanted.services[0]):
             known = entry.record.endpoint
-            same = (known.system, known.address, list(known.services)) == (caller, request.address, wanted)
+            same = (known.system, known.address, known.services) == (wanted.system, wanted.address, wanted.services)
             if same and not known.HasField("ended_at"):
                 return entry
         return None
@@ -63,6 +83,8 @@ class Endpoints(Part):
         entry = self._own_endpoint(self.caller(context), request.endpoint_id)
         if entry.record.endpoint.HasField("ended_at"):
             raise BusError("LEASE_UNKNOWN", "this endpoint was deregistered")
+        # Its agency's networks may have been narrowed since: then it gets no calls, and is told.
+        self.endpoint_policy(entry.record.endpoint.system, entry.record.endpoint.address)
         self.leases.beat(request.endpoint_id)
         return pb.HeartbeatResponse(lease_seconds=int(self.leases.ttl_s))
 
@@ -88,13 +110,8 @@ class Endpoints(Part):
             return not each.HasField("ended_at") and (not request.service or request.service in each.services)
 
         found, token = paging.page(self.state, "endpoint", request, wanted)
-        states = [self._endpoint_state(each.record.endpoint) for each in found]
+        states = [self.endpoint_state(each.record.endpoint) for each in found]
         return pb.ListEndpointsResponse(endpoints=states, next_page_token=token)
-
-    def _endpoint_state(self, endpoint: pb.Endpoint) -> pb.EndpointState:
-        state = pb.EndpointState(endpoint=endpoint, live=self.leases.live(endpoint.id))
-        state.lease_until.FromNanoseconds(now().ToNanoseconds() + int(self.leases.remaining(endpoint.id) * 1e9))
-        return state
 
     def _own_endpoint(self, caller: str, endpoint_id: str) -> Entry:
         entry = self.state.get("endpoint", endpoint_id)

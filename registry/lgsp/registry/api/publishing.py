@@ -7,6 +7,7 @@ Rule 2: what costs (inflating a contract, asking buf) is done once for each cont
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,8 @@ class Publishing(Part):
         """A legacy system is one that every gateway may call, as far as this node can tell."""
         if not service.HasField("rest"):
             return
-        policy: dict[str, Any] = {"endpoint_policy": self.endpoint_policy, "development": self.development}
+        judge = functools.partial(self.endpoint_policy, service.provider)
+        policy: dict[str, Any] = {"endpoint_policy": judge, "development": self.development}
         url = upstreams.check_upstream(service.rest, contract, service.name, **policy)
         for address in [] if url.is_ip else await _resolved(url.host):
             upstreams.check_address(url, address, **policy)

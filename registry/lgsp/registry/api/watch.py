@@ -4,7 +4,8 @@ Rule 1: the position is (incarnation, revision): on another incarnation, or beyo
         to forget and gets a list anew. A list goes in the order of revisions, so it too is resumed where it broke off.
 Rule 2: between two positions a record that changed several times is told once, as it is now.
 Rule 3: what was written together is told together.
-Rule 4: a watcher that is too slow costs a bounded queue: it is brought up from its position, not from memory.
+Rule 4: leases are no records: they are told with the list and whenever one turns, and move no position.
+Rule 5: a watcher that is too slow costs a bounded queue: it is brought up from its position, not from memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lgsp.registry.api.base import Context, Part
 from lgsp.registry.state import Change, Entry
 
 KINDS: Final = ("agency", "system", "service", "service_version", "endpoint", "grant", "group")
+LEASE: Final = "lease"
 BOOKMARK_S: Final = 15.0
 _CHUNK: Final = 500
 _QUEUE: Final = 1000
@@ -30,15 +32,18 @@ class Watching(Part):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         caller = self.caller(context)
         for kind in request.kinds:
-            if kind not in KINDS:
-                raise BusError("REQUEST_MALFORMED", f"{kind[:64]!r} is not watched; known are {', '.join(KINDS)}")
+            if kind not in (*KINDS, LEASE):
+                known = ", ".join((*KINDS, LEASE))
+                raise BusError("REQUEST_MALFORMED", f"{kind[:64]!r} is not watched; known are {known}")
         watcher = _Watcher(self, caller, request)
         self.store.listen(watcher.note)
+        self.leases.listen(watcher.note_leases)
         try:
             async for response in watcher.responses():
                 yield response
         finally:
             self.store.unlisten(watcher.note)
+            self.leases.unlisten(watcher.note_leases)
 
     def sees(self, caller: str, kind: str, record: pb.Record) -> bool:
         """Operators see all; others what is public, what is their own and what they decide on."""
@@ -50,9 +55,10 @@ class _Watcher:
 
     def __init__(self, part: Watching, caller: str, request: pb.WatchRequest) -> None:
         self._part, self._caller, self._service = part, caller, request.service
-        self._kinds = frozenset(request.kinds or KINDS)
+        self._kinds = frozenset(KINDS).intersection(request.kinds or KINDS)
+        self._leases = not request.kinds or LEASE in request.kinds
         self._incarnation, self._revision = request.incarnation, request.revision
-        self._queue: asyncio.Queue[tuple[int, list[Change]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, list[Change]] | frozenset[str]] = asyncio.Queue()
         self._behind = False
 
     def note(self, changes: list[Change]) -> None:
@@ -61,6 +67,13 @@ class _Watcher:
             self._behind = True
         if not self._behind or self._queue.empty():
             self._queue.put_nowait((self._part.state.revision, changes))
+
+    def note_leases(self, turned: frozenset[str]) -> None:
+        """Leases that turned; who is behind gets all of them with the next list."""
+        if self._queue.qsize() >= _QUEUE:
+            self._behind = True
+        if self._leases and not self._behind:
+            self._queue.put_nowait(turned)
 
     async def responses(self) -> AsyncIterator[pb.WatchResponse]:
         while True:
@@ -78,6 +91,7 @@ class _Watcher:
         if fresh:
             self._incarnation, self._revision = store.incarnation, 0
         relist, until, entries = fresh, state.revision, state.since(self._revision)
+        leases = self._states(state.all("endpoint")) if self._leases else []
         for start in range(0, len(entries), _CHUNK):
             chunk = entries[start : start + _CHUNK]
             records = [self._shown(kind, entry) for kind, _, entry in chunk if kind in self._kinds]
@@ -88,18 +102,26 @@ class _Watcher:
             else:
                 await asyncio.sleep(0)  # much that is not for this watcher: others use the loop as well
         self._revision = until
+        for start in range(0, len(leases), _CHUNK):
+            yield self._response([], relist=relist, complete=False, leases=leases[start : start + _CHUNK])
+            relist = False
         yield self._response([], relist=relist, complete=True)
 
     async def _follow(self) -> AsyncIterator[pb.WatchResponse]:
         """Changes as they come, until the watcher has to be brought up anew."""
         while not self._behind:
             try:
-                revision, changes = await asyncio.wait_for(self._queue.get(), BOOKMARK_S)
+                noted = await asyncio.wait_for(self._queue.get(), BOOKMARK_S)
             except TimeoutError:
                 yield self._response([], complete=True)
                 continue
             if self._behind:
                 return
+            if isinstance(noted, frozenset):
+                if states := self._states(noted):
+                    yield self._response([], complete=True, leases=states)
+                continue
+            revision, changes = noted
             if revision <= self._revision:
                 continue  # the list had it
             records = [
@@ -123,9 +145,31 @@ class _Watcher:
             shown.system.ClearField("development_secret")
         return shown
 
-    def _response(self, changes: Iterable[pb.Record], *, complete: bool, relist: bool = False) -> pb.WatchResponse:
+    def _states(self, endpoints: Iterable[str]) -> list[pb.EndpointState]:
+        """The leases of those that are in being and that this watcher may see; an end is told by the record."""
+        entries = (self._part.state.get("endpoint", each) for each in sorted(endpoints))
+        found = (self._shown("endpoint", each) for each in entries if each is not None)
+        return [
+            self._part.endpoint_state(each.endpoint)
+            for each in found
+            if each is not None and not each.endpoint.HasField("ended_at")
+        ]
+
+    def _response(
+        self,
+        changes: Iterable[pb.Record],
+        *,
+        complete: bool,
+        relist: bool = False,
+        leases: Iterable[pb.EndpointState] = (),
+    ) -> pb.WatchResponse:
         return pb.WatchResponse(
-            incarnation=self._incarnation, revision=self._revision, relist=relist, complete=complete, changes=changes
+            incarnation=self._incarnation,
+            revision=self._revision,
+            relist=relist,
+            complete=complete,
+            changes=changes,
+            leases=leases,
         )
 
 

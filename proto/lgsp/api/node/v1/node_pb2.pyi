@@ -229,3 +229,194 @@ class RotateTokenKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateTokenKeyResponse: _TypeAlias = RotateTokenKeyResponse  # noqa: Y015
+
+@_typing.final
+class ListInstancesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    service: _builtins.str
+    """Only those of this service."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstancesRequest: _TypeAlias = ListInstancesRequest  # noqa: Y015
+
+@_typing.final
+class ListInstancesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROXY_REACHED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    proxy_reached: _builtins.bool
+    """False when Envoy did not answer: then there is only the registry's view."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]: ...
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[Global___Instance] | None = ...,
+        next_page_token: _builtins.str = ...,
+        proxy_reached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "next_page_token", b"next_page_token", "proxy_reached", b"proxy_reached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInstancesResponse: _TypeAlias = ListInstancesResponse  # noqa: Y015
+
+@_typing.final
+class Instance(_message.Message):
+    """One endpoint of one service, by both views."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    address: _builtins.str
+    serving: _builtins.bool
+    """True when it gets calls by both views."""
+    @_builtins.property
+    def registry(self) -> Global___RegistryView:
+        """Unset for a place that Envoy still knows and the registry does not."""
+
+    @_builtins.property
+    def proxy(self) -> Global___ProxyView:
+        """Unset while Envoy does not know it."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        address: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+        registry: Global___RegistryView | None = ...,
+        proxy: Global___ProxyView | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proxy", b"proxy", "registry", b"registry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "proxy", b"proxy", "registry", b"registry", "service", b"service", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Instance: _TypeAlias = Instance  # noqa: Y015
+
+@_typing.final
+class RegistryView(_message.Message):
+    """What the registry says of an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECKED_FIELD_NUMBER: _builtins.int
+    REGISTERED_AT_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    LEASE_UNTIL_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    system: _builtins.str
+    weight: _builtins.int
+    zone: _builtins.str
+    health_checked: _builtins.bool
+    live: _builtins.bool
+    """Its lease runs."""
+    refused: _builtins.str
+    """Why the endpoint policy gives it no calls though it is registered; empty when it does."""
+    @_builtins.property
+    def registered_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def lease_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        system: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        zone: _builtins.str = ...,
+        health_checked: _builtins.bool = ...,
+        registered_at: _timestamp_pb2.Timestamp | None = ...,
+        live: _builtins.bool = ...,
+        lease_until: _timestamp_pb2.Timestamp | None = ...,
+        refused: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_until", b"lease_until", "registered_at", b"registered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "health_checked", b"health_checked", "lease_until", b"lease_until", "live", b"live", "refused", b"refused", "registered_at", b"registered_at", "system", b"system", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryView: _TypeAlias = RegistryView  # noqa: Y015
+
+@_typing.final
+class ProxyView(_message.Message):
+    """What Envoy says of an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    FAILED_HEALTH_CHECK_FIELD_NUMBER: _builtins.int
+    EJECTED_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ACTIVE_REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    healthy: _builtins.bool
+    failed_health_check: _builtins.bool
+    """The health check failed, or has not passed yet."""
+    ejected: _builtins.bool
+    """Taken out for a time, because its calls failed one after the other."""
+    weight: _builtins.int
+    zone: _builtins.str
+    priority: _builtins.int
+    """0 gets the calls while enough of it is healthy."""
+    active_requests: _builtins.int
+    requests: _builtins.int
+    """Since this Envoy knows it."""
+    failed_requests: _builtins.int
+    def __init__(
+        self,
+        *,
+        healthy: _builtins.bool = ...,
+        failed_health_check: _builtins.bool = ...,
+        ejected: _builtins.bool = ...,
+        weight: _builtins.int = ...,
+        zone: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        active_requests: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        failed_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_requests", b"active_requests", "ejected", b"ejected", "failed_health_check", b"failed_health_check", "failed_requests", b"failed_requests", "healthy", b"healthy", "priority", b"priority", "requests", b"requests", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProxyView: _TypeAlias = ProxyView  # noqa: Y015

@@ -45,6 +45,11 @@ class NodeServiceStub:
                 request_serializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyRequest.SerializeToString,
                 response_deserializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyResponse.FromString,
                 _registered_method=True)
+        self.ListInstances = channel.unary_unary(
+                '/lgsp.api.node.v1.NodeService/ListInstances',
+                request_serializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesRequest.SerializeToString,
+                response_deserializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -65,6 +70,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListInstances(self, request, context):
+        """Where services are served: what the registry knows of each instance and what this node's Envoy does, side by side.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.RotateTokenKey,
                     request_deserializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyRequest.FromString,
                     response_serializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyResponse.SerializeToString,
+            ),
+            'ListInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstances,
+                    request_deserializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesRequest.FromString,
+                    response_serializer=lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class NodeService:
             '/lgsp.api.node.v1.NodeService/RotateTokenKey',
             lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyRequest.SerializeToString,
             lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.RotateTokenKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lgsp.api.node.v1.NodeService/ListInstances',
+            lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesRequest.SerializeToString,
+            lgsp_dot_api_dot_node_dot_v1_dot_node__pb2.ListInstancesResponse.FromString,
             options,
             channel_credentials,
             insecure,

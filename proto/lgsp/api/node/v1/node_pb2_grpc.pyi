@@ -37,6 +37,8 @@ class NodeServiceStub:
     """The state of this node's parts."""
     RotateTokenKey: _grpc.UnaryUnaryMultiCallable[_node_pb2.RotateTokenKeyRequest, _node_pb2.RotateTokenKeyResponse]
     """Makes a new token-signing key: published first, used once every gateway has it."""
+    ListInstances: _grpc.UnaryUnaryMultiCallable[_node_pb2.ListInstancesRequest, _node_pb2.ListInstancesResponse]
+    """Where services are served: what the registry knows of each instance and what this node's Envoy does, side by side."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -47,6 +49,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """The state of this node's parts."""
     RotateTokenKey: _aio.UnaryUnaryMultiCallable[_node_pb2.RotateTokenKeyRequest, _node_pb2.RotateTokenKeyResponse]  # type: ignore[assignment]
     """Makes a new token-signing key: published first, used once every gateway has it."""
+    ListInstances: _aio.UnaryUnaryMultiCallable[_node_pb2.ListInstancesRequest, _node_pb2.ListInstancesResponse]  # type: ignore[assignment]
+    """Where services are served: what the registry knows of each instance and what this node's Envoy does, side by side."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reached through the gateway by operators with a grant."""
@@ -66,5 +70,13 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.RotateTokenKeyResponse, _abc.Awaitable[_node_pb2.RotateTokenKeyResponse]]:
         """Makes a new token-signing key: published first, used once every gateway has it."""
+
+    @_abc_1.abstractmethod
+    def ListInstances(
+        self,
+        request: _node_pb2.ListInstancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.ListInstancesResponse, _abc.Awaitable[_node_pb2.ListInstancesResponse]]:
+        """Where services are served: what the registry knows of each instance and what this node's Envoy does, side by side."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

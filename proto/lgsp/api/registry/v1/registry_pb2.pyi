@@ -2898,7 +2898,9 @@ class WatchRequest(_message.Message):
     """Only records about this service."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`agency`, `system`, `service`, `service_version`, `endpoint`, `grant`, `group`; none means all that the caller may see."""
+        """`agency`, `system`, `service`, `service_version`, `endpoint`, `grant`, `group`, `lease`; none means all that the caller
+        may see. `lease` tells of endpoints' leases beside their records: they run out without one.
+        """
 
     def __init__(
         self,
@@ -2927,6 +2929,7 @@ class WatchResponse(_message.Message):
     RELIST_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     revision: _builtins.int
     relist: _builtins.bool
@@ -2935,6 +2938,12 @@ class WatchResponse(_message.Message):
     """True when the list is complete, and with every response after it."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]: ...
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointState]:
+        """Leases that began, ran out or came back, as this node sees them. They are no records and move no revision: a list
+        names those of every endpoint in being.
+        """
+
     def __init__(
         self,
         *,
@@ -2943,10 +2952,11 @@ class WatchResponse(_message.Message):
         relist: _builtins.bool = ...,
         complete: _builtins.bool = ...,
         changes: _abc.Iterable[Global___Record] | None = ...,
+        leases: _abc.Iterable[Global___EndpointState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "incarnation", b"incarnation", "relist", b"relist", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "complete", b"complete", "incarnation", b"incarnation", "leases", b"leases", "relist", b"relist", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
