@@ -168,6 +168,23 @@ def contract(number: int) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
+def shared_contract(count: int) -> tuple[bytes, list[str]]:
+    """One contract that declares many services, and their names: how a large system publishes."""
+    package = "made.shared.v1"
+    made = descriptor_pb2.FileDescriptorSet.FromString(contract(0))
+    file = made.file[-1]
+    file.name, file.package = "made/shared/v1/made.proto", package
+    declared = file.service[0]
+    for method in declared.method:
+        method.input_type, method.output_type = f".{package}.Key", f".{package}.Thing"
+    names = [f"Made{number}Service" for number in range(count)]
+    for each in names[1:]:
+        file.service.add().CopyFrom(declared)
+        file.service[-1].name = each
+    declared.name = names[0]
+    return made.SerializeToString(deterministic=True), [f"{package}.{each}" for each in names]
+
+
 def _grant(identifier: str, grant: pb.Grant) -> Write:
     grant.id, grant.state = identifier, pb.GRANT_STATE_ACTIVE
     step = grant.steps.add(actor=f"{CITY}/operator", action="created")

@@ -7,7 +7,8 @@ load_records_per_s     records written in atomic batches of 1,000, contracts apa
 control_cold_s         from killing the control process until its successor has published all; calls go on meanwhile
 cold_load_s            from killing Envoy until a fresh one answers a call to each of 200 services spread over all
 change_effect_*_ms     from sending a grant or its revocation until a call is answered otherwise
-publish_per_s          new services published through the gateway by one client, several at once
+publish_per_s          new services published through the gateway by one client, each with a contract of its own;
+                       publish_at_once_per_s: 200 services of one contract by one request
 watch_list_s           the whole registry to a watcher that begins; watch_resume_s: 1,000 changes to one that comes back
 cpu_10000_over_10      CPU of Envoy a call with the whole city / with ten services, ten being called in both
 """
@@ -40,6 +41,7 @@ from lgsp.client.tokens import AsyncTokens
 from lgsp.client.watching import watch
 from lgsp.gateway import nats
 from lgsp.gateway.datadir import file_name, write_private
+from lgsp.registry.api.publishing import MAX_SERVICES
 from lgsp.registry.store import MAX_BATCH, Store, Write
 from tests.bench import load, machine, made_city
 from tests.bench.made_city import ANSWER, CALLER, REQUEST, MadeCity
@@ -65,7 +67,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             ):
                 figures = loaded | await _restarts(whole, cities[0])
                 figures |= await _changes(whole, cities[0], options.changes)
-                figures |= await _publishing(whole, options.published)
+                figures |= await _publishing(whole, cities[0], options.published)
                 figures |= await _watching(whole)
                 figures |= _memory(whole)
                 ratios, costs = await _costs(((whole, cities[0]), (ten, cities[1])), options.rounds, options.calls)
@@ -264,10 +266,14 @@ def _percentiles(what: str, milliseconds: list[float]) -> dict[str, float]:
     }
 
 
-async def _publishing(city: City, count: int) -> dict[str, float]:
-    """New services of one provider by one client."""
-    say(f"publishing {count} services")
-    provider = made_city.system(0, 1000)
+async def _publishing(city: City, made: MadeCity, count: int) -> dict[str, float]:
+    """New services of one provider by one client: each with a contract of its own, and many of one contract at once."""
+    say(f"publishing {count} services, and {MAX_SERVICES} at once")
+    provider = made_city.system(0, made.agencies)
+    contract, names = made_city.shared_contract(MAX_SERVICES)
+    many = pb.PublishServicesRequest(contracts=[contract])
+    for each in names:
+        many.services.add(service=pb.Service(name=each, provider=provider))
     async with city.connect() as operator:
         registry = RegistryServiceStub(operator)
 
@@ -277,8 +283,9 @@ async def _publishing(city: City, count: int) -> dict[str, float]:
                 pb.PublishServiceRequest(service=service, contract=made_city.contract(number)), timeout=60
             )
 
-        seconds = await _spread(range(90_000, 90_000 + count), publish, at_once=4)
-    return {"publish_per_s": round(count / seconds, 1)}
+        singly = await _spread(range(90_000, 90_000 + count), publish, at_once=4)
+        at_once = await _timed(registry.PublishServices(many, timeout=60))
+    return {"publish_per_s": round(count / singly, 1), "publish_at_once_per_s": round(MAX_SERVICES / at_once)}
 
 
 async def _watching(city: City) -> dict[str, float]:
