@@ -12,11 +12,16 @@ from tests.bench.made_city import ANSWER
 
 class _Everything(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(_answer)
+        healthy = details.method.startswith("/grpc.health.")
+        return grpc.unary_unary_rpc_method_handler(_is_well if healthy else _answer)
 
 
 async def _answer(request: bytes, context: Any) -> bytes:
     return ANSWER
+
+
+async def _is_well(request: bytes, context: Any) -> bytes:
+    return b"\x08\x01"  # SERVING
 
 
 async def main() -> None:

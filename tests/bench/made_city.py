@@ -1,7 +1,8 @@
 """A city made from a seed, as registry records: agencies, systems, services with contracts, grants, endpoints.
 
 The same seed and sizes give the same city. Grants are of every sort: most plain, some with purposes, fields, rates, quotas;
-some for an agency or a group.
+some for an agency or a group. One endpoint in ten answers health checks: all of them are one process, which would otherwise
+answer a thousand a second.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from lgsp.registry.store import Write
 from tests.support.descriptors import descriptor_set
 
 CITY, PROVIDERS, CALLER = "H26", 100, "H26.1/caller"
+# Services that are called where their number must be equal.
+FEW: Final = 10
 METHODS: Final = ("Get", "List", "Put")
 FIELDS: Final = tuple(f"field_{number}" for number in range(8))
 # Field 2, "field_0": what the made provider answers to everything.
@@ -60,10 +63,14 @@ class MadeCity:
         yield from self._endpoints()
         yield from self._grants()
 
+    def spread(self, count: int) -> list[str]:
+        """`count` services that CALLER may call, from all over the city; of every ten, as many with masks as elsewhere."""
+        step = max(1, self.services // count)
+        return [name(number * step + number % min(step, 10)) for number in range(min(count, self.services))]
+
     def called_services(self) -> list[str]:
-        """Those that CALLER may call: spread over all."""
-        step = max(1, self.services // self.called)
-        return [name(number) for number in range(0, self.services, step)][: self.called]
+        """All that CALLER may call."""
+        return list(dict.fromkeys([*self.spread(FEW), *self.spread(self.called)]))
 
     def endpoint_ids(self) -> list[str]:
         return [f"made-{start}" for start in range(0, self.services, _PER_ENDPOINT)]
@@ -98,7 +105,13 @@ class MadeCity:
     def _endpoints(self) -> Iterator[Write]:
         for start in range(0, self.services, _PER_ENDPOINT):
             numbers = range(start, min(start + _PER_ENDPOINT, self.services))
-            made = pb.Endpoint(id=f"made-{start}", system=system(0), services=map(name, numbers), address=self.address)
+            made = pb.Endpoint(
+                id=f"made-{start}",
+                system=system(0, self.agencies),
+                services=map(name, numbers),
+                address=self.address,
+                health_checked=start // _PER_ENDPOINT % 10 == 0,
+            )
             made.registered_at.FromSeconds(_DATE)
             yield Write("endpoint", made.id, made, 0)
 
@@ -112,7 +125,7 @@ class MadeCity:
             made = pb.Grant(service=name(place))
             made.methods.extend(self._random.sample(METHODS, self._random.randint(1, 3)))
             self._give_subject(made)
-            self._give_terms(made, masked=place % 20 == 0)
+            self._give_terms(made, masked=place % 20 == 7)
             yield _grant(f"g-{number}", made)
 
     def _give_subject(self, grant: pb.Grant) -> None:

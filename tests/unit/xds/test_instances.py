@@ -1,11 +1,12 @@
-"""Instances → Envoy's endpoints: zones become priorities as the node sees them."""
+"""Instances → Envoy's endpoints: zones become priorities as the node sees them; and how often instances are asked."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgsp.gateway.xds.instances import assignment
+from lgsp.gateway.xds.instances import assignment, check_seconds
 from lgsp.gateway.xds.policy import Instance
 
 NEAR, FAR, NOWHERE = Instance("10.0.0.1:1", zone="a"), Instance("10.0.0.2:1", zone="b"), Instance("10.0.0.3:1")
@@ -46,3 +47,10 @@ def test_nobody_is_lost_and_the_first_priority_is_never_empty(instances, zone):
     made = assignment("s", tuple(instances), zone)["endpoints"]
     assert sum(len(each["lb_endpoints"]) for each in made) == len(instances)
     assert not made or any(each.get("priority", 0) == 0 for each in made)
+
+
+@pytest.mark.parametrize(
+    ("services", "seconds"), [(0, 1), (1000, 1), (1001, 2), (5000, 5), (10_000, 10), (10_001, 30), (1_000_000, 30)]
+)
+def test_a_gateway_asks_a_thousand_times_a_second_at_most(services, seconds):
+    assert check_seconds(services) == seconds

@@ -26,6 +26,7 @@ from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
 from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET
+from lgsp.gateway.xds.instances import check_seconds
 from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
 from lgsp.registry.grants import boundaries
 from lgsp.registry.lifecycle import CARRIED
@@ -86,6 +87,7 @@ class Publisher:
         self._published = asyncio.Condition()
         self._revision, self._registry = -1, 0
         self._boundaries = Boundaries()
+        self._check_every_s = 1
         self.ready = False
 
     def note(self, changes: Iterable[Any]) -> None:
@@ -127,6 +129,8 @@ class Publisher:
         self._wake.clear()
         revision, registry, first = self._state.revision, self._registry, not self.ready
         if first:
+            # Once: another number would change every cluster.
+            self._check_every_s = check_seconds(len(self._state.all("service")))
             for kind in ("grant", "node_key"):
                 for entry in self._state.all(kind).values():
                     self._appoint(kind, entry.record)
@@ -252,7 +256,7 @@ class Publisher:
 
     def _resources(self, name: str, policy: ServicePolicy) -> list[Resource]:
         socket = self._sockets.get(name)
-        made = [Resource.of(name, clusters.cluster(name, unix=socket))]
+        made = [Resource.of(name, clusters.cluster(name, unix=socket, check_every_s=self._check_every_s))]
         if socket is None:
             made.append(Resource.of(name, clusters.endpoints(policy, self._edge.zone)))
         made.append(Resource.of(name, resources.scope(name, name)))

@@ -29,8 +29,8 @@ _UNREACHABLE: Final = {
 }
 
 
-def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Message:
-    """The upstream of a service: endpoints by EDS, or one unix socket of the platform's own."""
+def cluster(name: str, *, unix: str | None = None, http1: bool = False, check_every_s: int = 1) -> Message:
+    """The upstream of a service: endpoints by EDS, asked every so often, or one unix socket of the platform's own."""
     protocol = {"http_protocol_options": {}} if http1 else {"http2_protocol_options": _UPSTREAM_HTTP2}
     content: dict[str, Any] = {
         "name": name,
@@ -53,7 +53,7 @@ def cluster(name: str, *, unix: str | None = None, http1: bool = False) -> Messa
         },
     }
     if unix is None:
-        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}} | instances.keeping(name)
+        content |= {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}} | instances.keeping(name, check_every_s)
     else:
         only = {"endpoint": {"address": instances.address(unix)}}
         content |= {

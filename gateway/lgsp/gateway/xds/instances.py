@@ -29,6 +29,7 @@ _PREVIOUS_PRIORITIES: Final = {
         "update_frequency": 1,
     },
 }
+_CHECKS_PER_SECOND, _CHECK_STEPS = 1000, (1, 2, 5, 10, 30)
 # A second try goes to another instance, and to another zone before the same instance again. By weights of 1 and 128 it may
 # take 129 draws to draw another one.
 ELSEWHERE: Final = {
@@ -39,7 +40,8 @@ ELSEWHERE: Final = {
 # The death of one of two instances makes half of the running calls try again; a storm is bounded all the same.
 RETRY_BUDGET: Final = {"budget_percent": {"value": 50}, "min_retry_concurrency": 64}
 _OUTLIERS: Final = {
-    "interval": "1s",
+    # How often it looks who may come back; who goes is decided by each call. A timer for each service: not every second.
+    "interval": "5s",
     "base_ejection_time": "10s",
     "max_ejection_time": "60s",
     "max_ejection_percent": 50,
@@ -55,10 +57,15 @@ _OUTLIERS: Final = {
 }
 
 
-def keeping(service: str) -> dict[str, Any]:
+def check_seconds(services: int) -> int:
+    """How often to ask an instance of each of so many services: a gateway asks about a thousand times a second at most."""
+    return next((every for every in _CHECK_STEPS if services <= every * _CHECKS_PER_SECOND), _CHECK_STEPS[-1])
+
+
+def keeping(service: str, check_every_s: int) -> dict[str, Any]:
     """What a cluster with endpoints by EDS has beside its name: health checks, ejection, no panic."""
     return {
-        "health_checks": [_health_check(service)],
+        "health_checks": [_health_check(service, check_every_s)],
         "outlier_detection": _OUTLIERS,
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},
@@ -71,14 +78,14 @@ def keeping(service: str) -> dict[str, Any]:
     }
 
 
-def _health_check(service: str) -> dict[str, Any]:
+def _health_check(service: str, every_s: int) -> dict[str, Any]:
     """A new instance is asked at once; an idle service as often as a busy one, or its first call would find out."""
     return {
         "grpc_health_check": {"service_name": service},
         "timeout": "2s",
-        "interval": "1s",
+        "interval": f"{every_s}s",
         "interval_jitter_percent": 10,
-        "no_traffic_interval": "1s",
+        "no_traffic_interval": f"{every_s}s",
         "unhealthy_interval": "0.5s",
         "unhealthy_threshold": 3,
         "healthy_threshold": 1,
