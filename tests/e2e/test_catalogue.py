@@ -16,6 +16,8 @@ from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from lgsp import client
@@ -219,6 +221,17 @@ async def test_pythons_own_reflection_client_calls_without_a_stub(city):
     names, answer = await asyncio.to_thread(run)
     assert names == {THINGS} | OPEN
     assert json.loads(answer) == {"id": 5, "name": "Vật 5"}
+
+
+async def test_a_question_is_answered_before_the_client_ends_its_stream(city):
+    async with city.connect(CONSUMER) as channel:
+        call = ServerReflectionStub(channel).ServerReflectionInfo()
+        for _ in range(2):
+            await call.write(ServerReflectionRequest(list_services=""))
+            answer = await asyncio.wait_for(call.read(), 20)
+            assert {each.name for each in answer.list_services_response.service} == {THINGS} | OPEN
+        await call.done_writing()
+        assert await asyncio.wait_for(call.read(), 20) is grpc.aio.EOF
 
 
 async def curl(city: City, *arguments: str, data: str = "") -> tuple[int, str, str]:

@@ -37,6 +37,8 @@ INSTANCES = (
     Instance("[fd00::3]:5000"),
 )
 POLICY = ServicePolicy(SERVICE, METHODS, INSTANCES, CONTRACT, ("https://portal.test",))
+TALK = MethodPolicy("StreamWards", streaming=True, client_streaming=True)
+OWN = ServicePolicy(SERVICE, (METHODS[0], TALK), (), CONTRACT, max_request_bytes=8 << 20)
 REST = RestPolicy("land.test", 8443, prefix="/api", ca="certificates", header="Authorization", secret="credential/land")
 LEGACY = ServicePolicy(SERVICE, METHODS[:1], (), CONTRACT, rest=REST)
 _SEEN = FieldRule("name", frozenset({"H26/some", "H26/all"}), (("tax", frozenset({"H26/taxed"})),))
@@ -54,6 +56,7 @@ TRUST = TrustPolicy("https://gw.test", '{"keys": []}', frozenset({"H26/gone"}), 
 EDGE = EdgePolicy("0.0.0.0", 8443, b"certificate", b"key", "/logs/access.log", "/run/oauth.sock", otlp=True)
 CASES = {
     "service_routes": lambda: resources.service_routes(POLICY),
+    "own_routes": lambda: resources.service_routes(OWN),
     "masked_routes": lambda: resources.service_routes(ServicePolicy(SERVICE, (MASKED,), (), CONTRACT)),
     "cluster": lambda: clusters.cluster(SERVICE),
     "own_cluster": lambda: clusters.cluster("own", unix="/run/api.sock"),

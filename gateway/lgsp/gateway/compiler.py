@@ -135,6 +135,7 @@ def _method(
     return MethodPolicy(
         name=method.name,
         streaming=method.client_streaming or method.server_streaming,
+        client_streaming=method.client_streaming,
         idempotent=method.options.idempotency_level in _IDEMPOTENT or method.name in service.idempotent_methods,
         consumers=found.consumers,
         purposes=found.purposes,

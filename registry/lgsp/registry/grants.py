@@ -17,6 +17,9 @@ from lgsp.registry.masks import expand
 
 EVERYONE: Final = "everyone"
 EVERY_METHOD: Final = "*"
+# Service → method → what the right to it includes. Who may register an endpoint may be told what its callers see: a
+# provider that is not told takes no calls, and its right may be older than the method.
+_INCLUDED: Final = {"lgsp.api.registry.v1.RegistryService": {"RegisterEndpoint": "WatchRights"}}
 MAX_PURPOSES: Final = 50
 MAX_RATE: Final = 1_000_000
 MAX_QUOTA: Final = 10**12
@@ -38,6 +41,17 @@ def usable_from(grant: pb.Grant, now: datetime) -> bool:
         and not grant.HasField("revoked_at")
         and (not grant.HasField("not_after") or now < _instant(grant.not_after))
     )
+
+
+def methods_of(grant: pb.Grant) -> frozenset[str]:
+    """The methods that a grant names, and those that they include."""
+    included = _INCLUDED.get(grant.service, {})
+    return frozenset(grant.methods).union(included[each] for each in included.keys() & grant.methods)
+
+
+def covers(grant: pb.Grant, method: str) -> bool:
+    """True when the grant names the method, all, or one that includes it."""
+    return not methods_of(grant).isdisjoint({EVERY_METHOD, method})
 
 
 def boundaries(grant: pb.Grant) -> list[datetime]:

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import Grant
-from lgsp.registry.grants import EVERY_METHOD, EVERYONE
+from lgsp.registry.grants import EVERY_METHOD, EVERYONE, methods_of
 from lgsp.registry.masks import Leaf, leaf_fields, leaves
 from lgsp.registry.state import State
 
@@ -63,7 +63,7 @@ class Right:
     purposes: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "methods", frozenset(self.grant.methods))
+        object.__setattr__(self, "methods", methods_of(self.grant))
         object.__setattr__(self, "purposes", frozenset(each.code for each in self.grant.purposes))
 
     @property

@@ -31,8 +31,7 @@ def test_everybody_may_use_the_catalogue_reflection_and_health_and_nothing_else(
     open_to_all = {
         (value.service, *value.methods) for kind, _, value in RECORDS if kind == "grant" and value.group == "everyone"
     }
-    # WatchRights answers to nobody but a service's own provider.
-    assert open_to_all == {(name, "*") for name in founding.OPEN} | {(founding.REGISTRY_SERVICE, "WatchRights")}
+    assert open_to_all == {(name, "*") for name in founding.OPEN}
     others = {value.consumer for kind, _, value in RECORDS if kind == "grant" and not value.group}
     assert others == {"H26/operator"}
 

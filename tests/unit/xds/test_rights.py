@@ -44,6 +44,16 @@ def test_a_purpose_binds_unless_another_grant_is_free_of_it():
     assert (found.consumers, dict(found.purposes)) == ({"b"}, {"a": {"p", "q"}})
 
 
+def test_who_may_register_an_endpoint_may_be_told_what_its_callers_see():
+    registry = {"service": "lgsp.api.registry.v1.RegistryService"}
+    rights = [
+        right("old-provider", methods=["RegisterEndpoint", "Heartbeat"], **registry),
+        right("reader", methods=["GetService"], **registry),
+        right("elsewhere", methods=["RegisterEndpoint"], service="other.v1.RegistryService"),
+    ]
+    assert access(rights, "WatchRights", None).consumers == {"old-provider"}
+
+
 def test_without_a_mask_there_are_no_rules():
     assert keepers(right("a")) == {}
 

@@ -82,10 +82,7 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
         grant = _grant(name, operator)
         records.append(("service", name, _service(name, platform, contract)))
         records.append(("grant", grant.id, grant))
-    # Open to all, because it answers to none but a service's own provider, which must be able to mask.
-    rights = Grant(id="providers-rights", group=EVERYONE, service=REGISTRY_SERVICE, methods=["WatchRights"])
-    rights.state = GRANT_STATE_ACTIVE
-    return [*records, ("grant", rights.id, rights)]
+    return records
 
 
 def missing(state: State, records: list[tuple[str, str, Message]]) -> list[Write]:

@@ -39,6 +39,7 @@ from lgsp.gateway.usage.counts import (
     oldest_kept,
 )
 from lgsp.registry import streams
+from lgsp.registry.grants import covers
 
 log = structlog.get_logger("lgsp.usage")
 READ_EVERY_S: Final = 0.25
@@ -268,9 +269,7 @@ def _calls(quota: _Quota, calls: Mapping[Key, int]) -> int:
     return sum(
         number
         for key, number in calls.items()
-        if key.consumer in systems
-        and ("*" in grant.methods or key.method in grant.methods)
-        and (not codes or key.purpose in codes)
+        if key.consumer in systems and covers(grant, key.method) and (not codes or key.purpose in codes)
     )
 
 

@@ -20,6 +20,7 @@ class MethodPolicy:
 
     name: str
     streaming: bool = False
+    client_streaming: bool = False
     idempotent: bool = False
     consumers: frozenset[str] = frozenset()
     purposes: tuple[tuple[str, frozenset[str]], ...] = ()
@@ -82,7 +83,7 @@ class ServicePolicy:
     unary_ms: int = 30_000
     deprecation: Deprecation | None = None
     rest: RestPolicy | None = None
-    # Larger requests are refused before they reach it; 0 leaves that to the provider. For services without client streams.
+    # Larger requests are refused before they reach it; 0 leaves that to the provider. Client streams have no whole to measure.
     max_request_bytes: int = 0
 
 

@@ -100,6 +100,11 @@ def _size(most: int) -> dict[str, Any]:
     return {"@type": f"{HTTP}.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": most}}
 
 
+def _unmeasured() -> dict[str, Any]:
+    """A client that waits for an answer before it ends its stream would wait for ever for one that is read whole first."""
+    return {"@type": f"{HTTP}.buffer.v3.BufferPerRoute", "disabled": True}
+
+
 @lru_cache(maxsize=1000)
 def _cors(origins: tuple[str, ...]) -> Message:
     content = {
@@ -118,6 +123,8 @@ def _method_routes(service: ServicePolicy, method: MethodPolicy) -> list[dict[st
     route = _method_route(service, method)
     if buckets := limits.actions(service.limits, method.name):
         route["route"]["rate_limits"] = buckets
+    if service.max_request_bytes and method.client_streaming:
+        route["typed_per_filter_config"][SIZE] = _unmeasured()
     if method.fields:
         route["typed_per_filter_config"][GUARD] = guard.per_route(service.name, method)
     elif masks.needed(service):

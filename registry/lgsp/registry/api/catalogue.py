@@ -27,7 +27,7 @@ from lgsp.registry.catalogue.comments import first_sentence
 from lgsp.registry.catalogue.directory import Directory
 from lgsp.registry.catalogue.openapi import Purposes
 from lgsp.registry.catalogue.public import public_contract
-from lgsp.registry.grants import EVERYONE, holds
+from lgsp.registry.grants import EVERYONE, covers, holds
 
 MAX_QUERY: Final = 200
 MAX_VERSIONS: Final = 100
@@ -176,7 +176,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         return [
             use
             for use in self._registry.affected(service, methods)
-            if use.calls_30_days or any(rights.covers(one, use.method) for one in self._of(use.consumer, grants))
+            if use.calls_30_days or any(covers(one, use.method) for one in self._of(use.consumer, grants))
         ]
 
     def _of(self, consumer: str, grants: list[Grant]) -> list[Grant]:
@@ -232,7 +232,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
     async def Impact(self, request: pb.ImpactRequest, context: Context) -> pb.ImpactResponse:
         service = self._entrusted(request.service, context)
         breaking, methods = await self._lost(service.name, request)
-        grants = [each for each in self._grants_on(service.name) if any(rights.covers(each, one) for one in methods)]
+        grants = [each for each in self._grants_on(service.name) if any(covers(each, one) for one in methods)]
         uses = self._uses(service.name, methods, grants)
         return pb.ImpactResponse(
             harmless=not breaking and not uses and not grants,

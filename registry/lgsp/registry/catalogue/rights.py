@@ -8,7 +8,7 @@ from typing import Final
 
 from lgsp.api.catalogue.v1 import catalogue_pb2 as pb
 from lgsp.api.registry.v1.registry_pb2 import Grant, Service
-from lgsp.registry.grants import EVERY_METHOD, EVERYONE, holds
+from lgsp.registry.grants import EVERYONE, covers, holds
 from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.state import State, subject_of
 
@@ -34,11 +34,6 @@ def grants_in_force(state: State, system: str, now: datetime) -> list[Grant]:
 def usable_services(state: State, system: str, now: datetime) -> set[str]:
     """The services of which the system may call some method at `now`."""
     return {grant.service for grant in grants_in_force(state, system, now)}
-
-
-def covers(grant: Grant, method: str) -> bool:
-    """True when the grant names the method, or all."""
-    return EVERY_METHOD in grant.methods or method in grant.methods
 
 
 def terms_of(

@@ -439,6 +439,7 @@ class RegistryServiceServicer:
 
     def WatchRights(self, request, context):
         """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
+        Who may call RegisterEndpoint may call this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,7 +85,9 @@ class RegistryServiceStub:
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
     """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
     WatchRights: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRightsRequest, _registry_pb2.WatchRightsResponse]
-    """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
+    """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
+    Who may call RegisterEndpoint may call this.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -144,7 +146,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
     """Changes from a revision on, whole and in order; a registry that was restored or replaced is told anew."""
     WatchRights: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRightsRequest, _registry_pb2.WatchRightsResponse]  # type: ignore[assignment]
-    """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
+    """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
+    Who may call RegisterEndpoint may call this.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry's API. Reached through the gateway under the same rules as any service."""
@@ -410,6 +414,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.WatchRightsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchRightsResponse], _abc.AsyncIterator[_registry_pb2.WatchRightsResponse]]:
-        """Who sees what of a service's responses, now and after every change: for its provider, which masks first."""
+        """Who sees what of a service's responses, now and after every change: for its provider, which masks first.
+        Who may call RegisterEndpoint may call this.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
