@@ -206,6 +206,18 @@ def subject_of(grant: Grant) -> str:
     return f"group {grant.group}" if grant.group else f"system {grant.consumer}"
 
 
+def grants_touched(state: State, change: Change) -> list[Grant]:
+    """The grants that may be for other systems after a change: those of a group, or of a system and the agency that it left."""
+    if change.kind == "group":
+        return state.grants_by_group(change.key)
+    if change.kind != "system":
+        return []
+    found, left = state.grants_of(change.key), ""
+    if change.previous is not None:
+        left = change.previous.record.system.agency or agency_of(change.key)
+    return found + (state.grants_by_agency(left) if left and left != state.agency_of(change.key) else [])
+
+
 def difference(before: State, after: State) -> list[Change]:
     """What changes for whoever knew `before`: first what is gone, then what is new or other, by revision."""
     gone = [Change(kind, key, None, entry) for kind, key, entry in before.entries() if after.get(kind, key) is None]

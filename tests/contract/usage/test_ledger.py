@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from lgsp.api.registry.v1.registry_pb2 import Grant
+from lgsp.gateway.datadir import write_private
+from lgsp.gateway.usage import ledger
 from lgsp.gateway.usage.ledger import Ledger
 from lgsp.registry import streams
 from tests.support.nats_server import running_nats, until
@@ -88,6 +91,29 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(server, tmp_pa
         await until(lambda: node.ledger.uses("t.v1.S")[0].calls_30_days == 3)
         node.quota("few", 3)
         await until(lambda: node.ledger.exhausted("few"))
+
+
+async def test_who_ends_waits_for_the_counts_that_are_being_written(server, tmp_path, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def held_up(*arguments: object) -> None:
+        begun.set()
+        assert go.wait(20)
+        write_private(*arguments)
+
+    monkeypatch.setattr(ledger, "write_private", held_up)
+    node = Node(server, tmp_path, "n1")
+    task = asyncio.create_task(node.ledger.run())
+    try:
+        node.call(A)
+        await until(begun.is_set)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        assert not done
+    finally:
+        go.set()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (tmp_path / "n1.bin").exists()
 
 
 async def test_only_calls_that_fall_under_the_grant_use_it_up(server, tmp_path):

@@ -56,7 +56,7 @@ from lgsp.registry.grants import EVERYONE, holds
 from lgsp.registry.leases import Leases
 from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.networks import networks_of
-from lgsp.registry.state import Change
+from lgsp.registry.state import Change, grants_touched
 from lgsp.registry.store import Store, Write
 
 log = structlog.get_logger("lgsp.control")
@@ -195,7 +195,7 @@ class Control:
             Serving(self.store.state, self.leases.live, frozenset(founding.PLATFORM)),
             caller=caller_of,
             operators=self._is_operator,
-            ready=lambda: self.publisher.ready and self.store.synced.is_set(),
+            ready=lambda: self.publisher.ready,
         )
 
     def _is_operator(self, system: str) -> bool:
@@ -220,6 +220,7 @@ class Control:
         await self.store.synced.wait()
         await self._join()
         await self.publisher.publish()
+        self.health.note()
         # A city is millions of objects that stay: looking through them for garbage would halt every call of the APIs.
         gc.freeze()
         await self.publisher.run(self.store.synced)
@@ -278,10 +279,8 @@ class Control:
     def _follow_quotas(self, changes: Iterable[Change]) -> None:
         state = self.store.state
         for change in changes:
-            if change.kind == "group":
-                self.usage.note_members(grant.service for grant in state.grants_by_group(change.key))
-            elif change.kind == "system":
-                self.usage.note_members(grant.service for grant in state.grants_of(change.key))
+            if change.kind in ("group", "system"):
+                self.usage.note_members(grant.service for grant in grants_touched(state, change))
             elif change.kind == "grant" and change.entry is None:
                 self.usage.forget(change.key)
             elif change.kind == "grant" and change.entry is not None:

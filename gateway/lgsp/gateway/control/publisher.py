@@ -31,7 +31,7 @@ from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
 from lgsp.registry.grants import boundaries
 from lgsp.registry.lifecycle import CARRIED
 from lgsp.registry.rights import right_of
-from lgsp.registry.state import State
+from lgsp.registry.state import State, grants_touched
 
 log = structlog.get_logger("lgsp.publisher")
 # Services compiled, and contracts fetched, before others have their turn.
@@ -95,10 +95,7 @@ class Publisher:
         for change in changes:
             if change.kind in _TRUST_KINDS:
                 self._trust_touched = True
-            if change.kind == "system":
-                self._touched.update(grant.service for grant in self._state.grants_of(change.key))
-            if change.kind == "group":
-                self._touched.update(grant.service for grant in self._state.grants_by_group(change.key))
+            self._touched.update(grant.service for grant in grants_touched(self._state, change))
             self._touched.update(moved.services_of(self._state, change))
             for entry in (change.previous, change.entry):
                 if entry is not None:

@@ -81,7 +81,7 @@ class Ledger:
         # node, day, part → service → tallies
         self._others: dict[tuple[str, str, str], dict[str, Tallies]] = {}
         self._dirty: set[tuple[str, int]] = set()
-        self._unsaved = False
+        self._unsaved, self._saving = False, asyncio.Lock()
         # Service → grant → who; the services to judge anew, and the day that was judged.
         self._quotas: dict[str, dict[str, _Quota]] = defaultdict(dict)
         self._service_of: dict[str, str] = {}
@@ -238,21 +238,23 @@ class Ledger:
                 dirty.discard((day, part))
         finally:
             self._dirty |= dirty
-        await self._save()
+        await asyncio.shield(self._save())
 
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     async def _save(self) -> None:
-        if not self._unsaved:
-            return
-        self._unsaved = False
-        days = {day: dump(self._own.flat(day)) for day in self._own.days}
-        content = msgspec.msgpack.encode(_Kept(self._position, days))
-        try:
-            await asyncio.to_thread(write_private, self._kept, content)
-        except DataDirError as error:
-            self._unsaved = True
-            log.error("usage not kept", why=str(error))
+        """Shielded from cancellation by who calls it; the last one waits for one that is under way."""
+        async with self._saving:
+            if not self._unsaved:
+                return
+            self._unsaved = False
+            days = {day: dump(self._own.flat(day)) for day in self._own.days}
+            content = msgspec.msgpack.encode(_Kept(self._position, days))
+            try:
+                await asyncio.to_thread(write_private, self._kept, content)
+            except DataDirError as error:
+                self._unsaved = True
+                log.error("usage not kept", why=str(error))
 
     def _restore(self) -> None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
