@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from lgsp.api.demo.admunits.v1 import admunits_pb2, admunits_pb2_grpc
 from lgsp.gateway.xds import cache, clusters, resources
 from lgsp.gateway.xds.messages import build
-from tests.support.edge import running_edge, wait_open
+from tests.support.edge import SERVICE, running_edge, wait_open
 
 
 async def test_a_restarted_envoy_gets_everything_again(tmp_path):
@@ -55,6 +56,17 @@ def test_a_copy_keeps_what_was_accepted_and_forgets_what_was_dropped(tmp_path):
     copy.take_all([a, c])
     copy.write(now=1001.0)
     assert sorted(each.name for each in cache.Copy(path).load(now=1001.0, max_age_s=60)) == ["a", "c"]
+
+
+async def test_a_cluster_that_changes_keeps_its_endpoints(tmp_path):
+    async with running_edge(tmp_path) as edge:
+        for seconds in (2, 5, 2):
+            changed = cache.Resource.of(SERVICE, clusters.cluster(SERVICE, check_every_s=seconds))
+            assert await edge.ads.settled(edge.ads.update([changed]), 5)
+            async with edge.channel() as channel:
+                stub = admunits_pb2_grpc.AdministrativeUnitServiceStub(channel)
+                metadata = (("authorization", f"Bearer {edge.token()}"),)
+                assert (await stub.GetWard(admunits_pb2.GetWardRequest(code=4), metadata=metadata)).code == 4
 
 
 async def test_one_refused_resource_among_many_holds_up_none_of_the_others(tmp_path):

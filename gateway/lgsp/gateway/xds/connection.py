@@ -114,6 +114,11 @@ class _Subscription:
         elif name not in self.names:
             self.missing[name] = None
 
+    def send_again(self, name: str) -> None:
+        """Envoy forgets the endpoints of a cluster that changes, and does not ask for them again."""
+        if self.sent.pop(name, None) is not None:
+            self.open[name] = None
+
     def next_upserts(self, desired: Mapping[str, Resource]) -> list[Resource]:
         """What to send now; names that turn out to need nothing are closed on the way."""
         batch: list[Resource] = []
@@ -282,6 +287,8 @@ class Connection:
             entry.sent[each.name] = each.version
             entry.absent.discard(each.name)
             entry.open.pop(each.name, None)
+            if type_url == CLUSTER:
+                self._subscriptions[ENDPOINTS].send_again(each.name)
         for name in removed:
             response.removed_resources.append(name)
             entry.sent.pop(name, None)
