@@ -24,15 +24,14 @@ from lgsp import client
 from lgsp.adapters.manifest import compile_proto
 from lgsp.api.catalogue.v1 import catalogue_pb2 as pb
 from lgsp.api.catalogue.v1 import catalogue_pb2_grpc
+from lgsp.gateway.control import founding
 from lgsp.gateway.datadir import file_name
 from tests.support.city import CONSUMER, SYSTEM, THINGS, City, plug_things, running_city
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CATALOGUE = "lgsp.api.catalogue.v1.CatalogueService"
 NODE = "lgsp.api.node.v1.NodeService"
-OPEN = {CATALOGUE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} | {
-    "grpc.reflection.v1alpha.ServerReflection"
-}
+OPEN = founding.OPEN | {founding.REGISTRY_SERVICE}  # of which everybody may ask for grants
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -114,20 +114,23 @@ def agency_revoke(session: Session, as_json: bool, identifier: str, reason: str)
 def agency_import(session: Session, as_json: bool, file: Path, dry_run: bool) -> None:
     """Import agencies from a CSV or JSON file; repeating it changes nothing.
 
-    Each 1,000 are written as one, parents first. A larger file that was broken off goes on where it stopped when the
+    What a CSV has no column for stays as it is. Each 1,000 are written as one, parents first. A larger file that was broken off goes on where it stopped when the
     command is repeated; --dry-run shows each field that would change.
 
     Example: lgsp agency import agencies.csv --dry-run
     """
     try:
-        agencies = read(file)
+        content = read(file)
     except FileError as error:
         fail(str(error), "Mend the file; nothing was changed.")
+    agencies = content.agencies
     total, at_once = pb.ImportAgenciesResponse(), len(agencies) or 1 if dry_run else _AT_ONCE
     with session.channel() as channel:
         for start in range(0, len(agencies), at_once):
             part = agencies[start : start + at_once]
-            request = pb.ImportAgenciesRequest(agencies=part, dry_run=dry_run, operation_id=new_operation())
+            request = pb.ImportAgenciesRequest(
+                agencies=part, fields=content.fields, dry_run=dry_run, operation_id=new_operation()
+            )
             answer = RegistryServiceStub(channel).ImportAgencies(request)
             total.MergeFrom(answer)
             total.unchanged = len(agencies[: start + at_once]) - len(total.created) - len(total.changed)

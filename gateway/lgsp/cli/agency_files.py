@@ -1,7 +1,7 @@
 """Agencies as files: CSV for spreadsheets and JSON for programs, read strictly, written so that reading gives the same.
 
 CSV columns: id, vi, en, parent, aliases, valid_from, valid_until, successors, act, networks; lists are joined by `;`, times
-are ISO 8601. JSON is a list of Agency messages in protobuf's JSON form.
+are ISO 8601; a column that is not there leaves what is known. JSON is a list of Agency messages in protobuf's JSON form.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from lgsp.api.registry.v1.registry_pb2 import Agency
 
 MAX_BYTES: Final = 64 << 20
 COLUMNS: Final = ("id", "vi", "en", "parent", "aliases", "valid_from", "valid_until", "successors", "act", "networks")
+_NAMES: Final = {"vi": "names.vi", "en": "names.en"}
 _LISTS: Final = ("aliases", "successors", "networks")
 _TIMES: Final = ("valid_from", "valid_until")
 
@@ -29,15 +31,26 @@ class FileError(Exception):
     """The file cannot be read; the text names file and line."""
 
 
-def read(path: Path) -> list[Agency]:
-    """The agencies of a file, parents and successors before those that name them."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A file's agencies, parents and successors before those that name them, and the fields that it has a column for:
+    none is all of them."""
+
+    agencies: list[Agency]
+    fields: list[str]
+
+
+def read(path: Path) -> Content:
+    """The agencies of a file."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise FileError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read as UTF-8: {error}") from None
-    rows = _from_json(path, text) if path.suffix == ".json" else _from_csv(path, text)
+    is_json = path.suffix == ".json"
+    fields = [] if is_json else _columns(path, text)
+    rows = _from_json(path, text) if is_json else _from_csv(path, text)
     named: dict[str, Agency] = {}
     for where, agency in rows:
         if not agency.id:
@@ -45,7 +58,7 @@ def read(path: Path) -> list[Agency]:
         if agency.id in named:
             raise FileError(f"{where}: {agency.id} is in the file twice")
         named[agency.id] = agency
-    return _in_order(named)
+    return Content(_in_order(named), fields)
 
 
 def write_csv(agencies: Iterable[Agency]) -> str:
@@ -74,12 +87,20 @@ def write_json(agencies: Iterable[Agency]) -> str:
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 
 
+def _columns(path: Path, text: str) -> list[str]:
+    """The fields that the heading names; none when it names all."""
+    found = csv.DictReader(io.StringIO(text), strict=True).fieldnames or ()
+    unknown = [each for each in found if each not in COLUMNS]
+    if unknown or "id" not in found:
+        what = f"unknown column {unknown[0]!r}" if unknown else "no column `id`"
+        hint = " Use commas between cells." if ";" in "".join(unknown) else ""
+        raise FileError(f"{path}:1: {what}; columns are {', '.join(COLUMNS)}.{hint}")
+    named = [_NAMES.get(each, each) for each in COLUMNS if each in found and each != "id"]
+    return [] if len(found) == len(COLUMNS) else named or ["id"]
+
+
 def _from_csv(path: Path, text: str) -> Iterable[tuple[str, Agency]]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    unknown = set(reader.fieldnames or ()) - set(COLUMNS)
-    if unknown or "id" not in (reader.fieldnames or ()):
-        what = f"unknown column {min(unknown)!r}" if unknown else "no column `id`"
-        raise FileError(f"{path}:1: {what}; columns are {', '.join(COLUMNS)}")
     try:
         for row in reader:
             where = f"{path}:{reader.line_num}"

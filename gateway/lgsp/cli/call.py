@@ -115,7 +115,6 @@ def _invoke(
 
 
 def _print(message: Any) -> None:
-    found = json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    """As REST shows it: a field that was not sent is not there, whether it is empty or masked."""
+    found = json_format.MessageToDict(message, preserving_proto_field_name=True)
     click.echo(json.dumps(found, ensure_ascii=False))

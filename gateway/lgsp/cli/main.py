@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "grant": ("lgsp.cli.grant:grant", "Ask for, decide on, list and end grants."),
     "group": ("lgsp.cli.group:group", "Make and list groups of systems."),
     "key": ("lgsp.cli.key:key", "Make keys for systems; rotate the node's token key."),
+    "token": ("lgsp.cli.token:token", "Print an access token, for curl and generic clients."),
     "credential": ("lgsp.cli.credential:credential", "Keep credentials for legacy HTTP/JSON systems."),
     "registry": ("lgsp.cli.registry:registry", "Back up, check and restore the registry."),
     "doctor": ("lgsp.cli.doctor:doctor", "Check every part of a node and say what to do."),

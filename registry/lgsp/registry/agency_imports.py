@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 
 MAX_DRY_RUN: Final = 20_000
@@ -22,6 +25,17 @@ def with_history(given: pb.Agency, known: pb.Agency) -> pb.Agency:
         made.revoked_at.CopyFrom(known.revoked_at)
         made.revoked_reason = known.revoked_reason
     return made
+
+
+def only(fields: Sequence[str], given: pb.Agency, known: pb.Agency) -> pb.Agency:
+    """The record with those fields of `given`; REORGANIZATION_INVALID for a field that an agency does not have."""
+    kept = pb.Agency()
+    kept.CopyFrom(known)
+    try:
+        FieldMask(paths=fields).MergeMessage(given, kept, replace_message_field=True, replace_repeated_field=True)
+    except ValueError as error:
+        raise BusError("REORGANIZATION_INVALID", f"no field of an agency: {str(error)[:100]}") from None
+    return kept
 
 
 def differences(before: pb.Agency, after: pb.Agency) -> list[pb.FieldChange]:

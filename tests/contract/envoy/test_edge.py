@@ -15,9 +15,9 @@ from joserfc.jwk import ECKey
 
 from lgsp.api.demo.admunits.v1.admunits_pb2 import GetWardRequest, GetWardResponse, StreamWardsRequest
 from lgsp.api.demo.admunits.v1.admunits_pb2_grpc import AdministrativeUnitServiceStub
-from lgsp.gateway.xds import resources
+from lgsp.gateway.xds import clusters, policy, resources
 from lgsp.gateway.xds.cache import Resource
-from tests.support.edge import SERVICE, Edge, refusal, running_edge
+from tests.support.edge import CONTRACT, SERVICE, Edge, refusal, running_edge
 
 
 @pytest.fixture
@@ -225,3 +225,18 @@ async def _log_line(edge: Edge, request_id: str) -> dict[str, object]:
 
 def _trusting(edge: Edge):
     return ssl.create_default_context(cadata=edge.certificate.decode())
+
+
+async def test_rest_is_told_in_json_that_nobody_answers(edge):
+    nobody = policy.ServicePolicy(SERVICE, edge.service("H26/caller").methods, (), CONTRACT)
+    await edge.apply(Resource.of(SERVICE, clusters.endpoints(nobody)))
+    headers = dict(bearer(edge.token())) | {"x-lgsp-rest": "forged"}
+    async with httpx.AsyncClient(verify=_trusting(edge), base_url=edge.url) as client:
+        got = await client.get(f"/{SERVICE}/v1/wards/4", headers=headers)
+    assert (got.status_code, got.headers["content-type"]) == (503, "application/json")
+    assert got.json()["details"][0]["reason"] == "PROVIDER_UNAVAILABLE"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get_ward(edge, (*bearer(edge.token()), ("x-lgsp-rest", "forged")))
+    assert refusal(caught.value) == ("UNAVAILABLE", "PROVIDER_UNAVAILABLE")
+    await edge.apply(Resource.of(SERVICE, clusters.endpoints(edge.service("H26/caller"))))
+    assert (await get_ward(edge, bearer(edge.token()))).code == 4

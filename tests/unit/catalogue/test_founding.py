@@ -31,7 +31,8 @@ def test_everybody_may_use_the_catalogue_reflection_and_health_and_nothing_else(
     open_to_all = {
         (value.service, *value.methods) for kind, _, value in RECORDS if kind == "grant" and value.group == "everyone"
     }
-    assert open_to_all == {(name, "*") for name in founding.OPEN}
+    granting = (founding.REGISTRY_SERVICE, *founding.GRANTING)
+    assert open_to_all == {granting} | {(name, "*") for name in founding.OPEN}
     others = {value.consumer for kind, _, value in RECORDS if kind == "grant" and not value.group}
     assert others == {"H26/operator"}
 

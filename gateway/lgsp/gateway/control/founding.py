@@ -40,6 +40,16 @@ PLATFORM: Final[dict[str, FileDescriptor]] = {
 }
 # Every system may call these; what each is told is up to them.
 OPEN: Final = frozenset({CATALOGUE_SERVICE, *standard.CONTRACTS})
+# Nobody needs a grant to ask for one, or to decide on those of a service of one's own; who may is the registry's to say.
+GRANTING: Final = (
+    "ApproveGrant",
+    "GetGrant",
+    "ListGrants",
+    "NarrowGrant",
+    "RefuseGrant",
+    "RequestGrant",
+    "RevokeGrant",
+)
 _NAMES: Final = {
     REGISTRY_SERVICE: Names(vi="Sổ đăng ký", en="Registry"),
     NODE_SERVICE: Names(vi="Nút cổng", en="Gateway node"),
@@ -82,7 +92,9 @@ def founding_records(city: str, names: Names, operator: str, operator_jwks: str)
         grant = _grant(name, operator)
         records.append(("service", name, _service(name, platform, contract)))
         records.append(("grant", grant.id, grant))
-    return records
+    asking = Grant(id="everyone-granting", group=EVERYONE, service=REGISTRY_SERVICE, methods=GRANTING)
+    asking.state = GRANT_STATE_ACTIVE
+    return [*records, ("grant", asking.id, asking)]
 
 
 def missing(state: State, records: list[tuple[str, str, Message]]) -> list[Write]:

@@ -52,7 +52,10 @@ class Instances:
             made.registry.CopyFrom(self._registry_view(endpoint))
         if (service, address) in hosts:
             made.proxy.CopyFrom(hosts[service, address])
-        made.serving = made.registry.live and not made.registry.refused and made.proxy.healthy
+        # A legacy system that the gateway calls itself has no lease.
+        known = self._state.get("service", service)
+        called = known is not None and known.record.service.HasField("rest")
+        made.serving = made.proxy.healthy and (called or (made.registry.live and not made.registry.refused))
         return made
 
     def _registry_view(self, endpoint: Endpoint) -> RegistryView:

@@ -67,7 +67,13 @@ MAX_COPY_AGE_S: Final = 24 * 3600.0
 _YOUNG_S: Final = 60.0
 _ROTATE_EVERY_S: Final = 24 * 3600.0
 _EFFECTIVE_S: Final = 5.0
-_MAX_MESSAGE: Final = 8 << 20
+_SERVER: Final = (
+    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    # Envoy asks every 5 s whether we are there; gRPC would call that abuse and end the stream of resources.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
 
 
 class Control:
@@ -339,9 +345,10 @@ class Control:
         )
 
     def _token_seconds(self, system: System) -> int:
-        """By the grants that the system could use, those for everyone included."""
+        """By the grants that the system could use; what the platform offers to everyone keeps no other right alive."""
         state = self.store.state
-        grants = itertools.chain(state.grants_of(system.id), state.grants_by_group(EVERYONE))
+        shared = (each for each in state.grants_by_group(EVERYONE) if each.service not in founding.PLATFORM)
+        grants = itertools.chain(state.grants_of(system.id), shared)
         carried = (each for each in grants if self._is_carried(each.service))
         return token_seconds(carried, self.publisher.now())
 
@@ -458,8 +465,7 @@ class Control:
 @contextlib.asynccontextmanager
 async def _served(path: str, handlers: list[Any], add: Callable[[grpc.aio.Server], None] = lambda server: None) -> Any:
     """A gRPC server on a unix socket."""
-    limits = [("grpc.max_receive_message_length", _MAX_MESSAGE), ("grpc.max_send_message_length", 64 << 20)]
-    server = grpc.aio.server(interceptors=[TraceInterceptor(), ErrorInterceptor()], options=limits)
+    server = grpc.aio.server(interceptors=[TraceInterceptor(), ErrorInterceptor()], options=_SERVER)
     server.add_generic_rpc_handlers(tuple(handlers))
     add(server)
     server.add_insecure_port(f"unix:{path}")

@@ -15,6 +15,8 @@ from lgsp.api.errors.table import DETAILS_KEY, DOMAIN, make_status
 
 # Says how a call came that is on its way to a legacy HTTP/JSON system: it does not look like gRPC any more.
 UPSTREAM_MARK: Final = "x-lgsp-transcoded"
+# Says that a call came as REST: the HTTP method that it had.
+REST_MARK: Final = "x-lgsp-rest"
 # What such a system's error answers become, with the HTTP status by which REST callers see them.
 UPSTREAM_REASONS: Final = {
     name: TABLE[name].http
@@ -91,11 +93,17 @@ _TRANSCODER_LIMIT: Final = f"({_TRANSCODER}) && {_detail('request_buffer_size_li
 _GRPC_CONTENT: Final = {
     "header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}
 }
-_NOT_TRANSCODED: Final = {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}}
+# The router has removed the first of these when it finds nobody to call.
+_NOT_TRANSCODED: Final = tuple(
+    {"header_filter": {"header": {"name": name, "present_match": False}}}
+    for name in ("x-envoy-original-path", REST_MARK)
+)
 _WAS_GRPC: Final = {
     "header_filter": {"header": {"name": UPSTREAM_MARK, "string_match": {"prefix": "application/grpc"}}}
 }
-_IS_GRPC: Final = {"or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_CONTENT, _NOT_TRANSCODED]}}, _WAS_GRPC]}}
+_IS_GRPC: Final = {
+    "or_filter": {"filters": [{"and_filter": {"filters": [_GRPC_CONTENT, *_NOT_TRANSCODED]}}, _WAS_GRPC]}
+}
 
 
 def local_replies() -> dict[str, Any]:

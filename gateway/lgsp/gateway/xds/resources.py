@@ -16,7 +16,7 @@ from lgsp.gateway.xds import access, deprecation, guard, instances, limits, mask
 from lgsp.gateway.xds.access import CLIENT_HEADER
 from lgsp.gateway.xds.messages import ADS, any_of, build
 from lgsp.gateway.xds.policy import EdgePolicy, MethodPolicy, ServicePolicy, TrustPolicy
-from lgsp.gateway.xds.refusals import UPSTREAM_MARK, local_replies
+from lgsp.gateway.xds.refusals import REST_MARK, UPSTREAM_MARK, local_replies
 from lgsp.gateway.xds.rest import rest_descriptor
 
 HTTP: Final = "type.googleapis.com/envoy.extensions.filters.http"
@@ -34,7 +34,7 @@ UNAUTHENTICATED: Final = (
 )
 # What only the gateway may say, or what would carry a caller's words further than meant.
 STRIPPED: Final = (CLIENT_HEADER, AGENCY_HEADER, TOKEN_HEADER, "x-request-id", "x-forwarded-for", "baggage",
-                   "x-envoy-original-path", "x-envoy-original-method", "x-lgsp-reason", "grpc-accept-encoding",
+                   "x-envoy-original-path", "x-envoy-original-method", "x-lgsp-reason", REST_MARK, "grpc-accept-encoding",
                    UPSTREAM_MARK)  # fmt: skip
 # Anything else could carry the answer past the checks made for gRPC; REST arrives here as gRPC.
 GRPC_CONTENT: Final = {
@@ -145,11 +145,21 @@ def _method_route(service: ServicePolicy, method: MethodPolicy) -> dict[str, Any
             "retry_policy": _retry(again=method.idempotent and not method.streaming),
             "max_stream_duration": _duration(bound),
         },
+        "request_headers_to_add": [_rest_mark()],
         "typed_per_filter_config": {GRANTS: access.access_list(method)},
     }
 
 
 # Parts that all routes have alike are built once.
+
+
+@cache
+def _rest_mark() -> Message:
+    """What the transcoder remembers is removed before a provider sees it; that it was there is not."""
+    header = {"key": REST_MARK, "value": "%REQ(x-envoy-original-method)%"}
+    return build(
+        "envoy.config.core.v3.HeaderValueOption", {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    )
 
 
 @cache

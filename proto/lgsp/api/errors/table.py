@@ -104,7 +104,7 @@ _ROWS: Final = (
         404,
         _C,
         "no such service on this bus",
-        "Check the name with `lgsp service list`.",
+        "Find it with `lgsp catalogue search`; a REST path begins with the service's name.",
     ),
     Reason(
         "METHOD_UNKNOWN",
@@ -112,7 +112,7 @@ _ROWS: Final = (
         404,
         _C,
         "the service has no such method, or not for this content type",
-        "Check the contract with `lgsp service show`.",
+        "Check the contract with `lgsp catalogue show`.",
     ),
     Reason(
         "GRANT_MISSING",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
 from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
-from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, with_history
+from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, only, with_history
 from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
@@ -122,7 +123,10 @@ class Agencies(Part):
         return answer if answer.revision else None
 
     async def ImportAgencies(self, request: pb.ImportAgenciesRequest, context: Context) -> pb.ImportAgenciesResponse:
-        caller, given = self.operator(context), {each.id: each for each in request.agencies}
+        caller, given = (
+            self.operator(context),
+            {each.id: self._whole(each, request.fields) for each in request.agencies},
+        )
         most = MAX_DRY_RUN if request.dry_run else MAX_RECORDS
         if not given or len(given) < len(request.agencies) or len(given) > most:
             raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {most} agencies, each once")
@@ -146,6 +150,11 @@ class Agencies(Part):
         if writes and not request.dry_run:
             answer.revision = max(await self.write_all(writes, request.operation_id, caller))
         return answer
+
+    def _whole(self, agency: pb.Agency, fields: Sequence[str]) -> pb.Agency:
+        """What was given about an agency, with all that is known of it and was not given."""
+        entry = self.state.get("agency", agency.id) if fields else None
+        return only(fields, agency, entry.record.agency) if entry is not None else agency
 
     def _checked_import(self, agency: pb.Agency, given: dict[str, pb.Agency]) -> pb.Agency | None:
         """The record that `agency` replaces; it must fit those that are there and those that come with it."""

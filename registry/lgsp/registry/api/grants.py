@@ -29,6 +29,7 @@ from lgsp.registry.visibility import decides, is_for, sees_grant
 
 _MAX_REASON: Final = 500
 _MAX_STEPS: Final = 100
+_MAX_OPEN: Final = 100
 _REGISTRY: Final = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 _MAKES_OPERATORS: Final = "CreateGrant"
 REQUESTED, ACTIVE = pb.GRANT_STATE_REQUESTED, pb.GRANT_STATE_ACTIVE
@@ -63,6 +64,7 @@ class Grants(Part):
             kept, revision = await self._same_grant(grant, known, caller, request.operation_id)
             return pb.RequestGrantResponse(grant=kept, revision=revision)
         await self._check_grant(grant)
+        self._need_few_open(caller)
         _add_step(grant, REQUESTED, caller, "requested", request.reason)
         _, revision = await self.create("grant", grant.id, grant, request.operation_id, caller)
         return pb.RequestGrantResponse(grant=grant, revision=revision)
@@ -146,6 +148,18 @@ class Grants(Part):
 
         found, token = paging.page(self.state, "grant", request, wanted)
         return pb.ListGrantsResponse(grants=[each.record.grant for each in found], next_page_token=token)
+
+    def _need_few_open(self, caller: str) -> None:
+        """Everybody may ask; nobody fills the registry by asking."""
+        asked = sum(
+            each.state == REQUESTED and each.steps[0].actor == caller
+            for each in self.state.grants_of(caller)
+            if each.steps
+        )
+        if asked >= _MAX_OPEN and not self.operators(caller):
+            raise BusError(
+                "GRANT_TERMS_REFUSED", f"{_MAX_OPEN} requests of {caller} wait for an answer: withdraw some first"
+            )
 
     # --- who decides, who holds --------------------------------------------------------------------------------------
 

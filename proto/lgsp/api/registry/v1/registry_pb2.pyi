@@ -1354,11 +1354,18 @@ class ImportAgenciesRequest(_message.Message):
     AGENCIES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     operation_id: _builtins.str
     @_builtins.property
     def agencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Agency]:
         """At most 1,000 in one request; a dry run takes 20,000."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the agencies say something about, as in google.protobuf.FieldMask (`names.vi`, `parent`, …): all else of those
+        that exist stays as it is. None is everything.
+        """
 
     def __init__(
         self,
@@ -1366,10 +1373,11 @@ class ImportAgenciesRequest(_message.Message):
         agencies: _abc.Iterable[Global___Agency] | None = ...,
         dry_run: _builtins.bool = ...,
         operation_id: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agencies", b"agencies", "dry_run", b"dry_run", "operation_id", b"operation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agencies", b"agencies", "dry_run", b"dry_run", "fields", b"fields", "operation_id", b"operation_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
