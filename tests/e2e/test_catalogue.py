@@ -294,12 +294,13 @@ async def test_a_right_that_ends_is_gone_from_reflection_at_once(city):
         assert code == 0, err
         return set(out.split())
 
-    registry = "lgsp.api.registry.v1.RegistryService"
-    made = ("--id", "short", "--consumer", CONSUMER, "--service", registry, "--method", "GetService")
+    node = founding.NODE_SERVICE
+    assert node not in await names()
+    made = ("--id", "short", "--consumer", CONSUMER, "--service", node, "--method", "GetStatus")
     assert (await city.lgsp("grant", "create", *made)).code == 0
-    assert registry in await names()
+    assert node in await names()
     assert (await city.lgsp("grant", "revoke", "short", "--reason", "x")).code == 0
-    assert registry not in await names()
+    assert node not in await names()
 
 
 # --- health ----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,15 @@ import pytest
 from tests.support.city import LGSP, lgsp, until
 
 
-async def test_every_step_holds(tmp_path):
-    answer = await lgsp("demo", "--json", TMPDIR=str(tmp_path))
+@pytest.fixture
+def short():
+    """PostgreSQL's socket goes there: a long path is too long for it."""
+    with tempfile.TemporaryDirectory(prefix="d-") as folder:
+        yield Path(folder)
+
+
+async def test_every_step_holds(short):
+    answer = await lgsp("demo", "--json", TMPDIR=str(short))
     assert answer.code == 0, answer.err
     steps = {each["name"]: each for each in answer.json["steps"]}
     assert all(each["ok"] for each in steps.values()), answer.err
@@ -26,30 +33,30 @@ async def test_every_step_holds(tmp_path):
     assert "curl --cacert" in steps["REST"]["detail"]
     assert "GRANT_MISSING" in steps["refusal"]["detail"]
     assert steps["figures"]["figures"]["gateway_calls_per_s"] > 0
-    assert left_in(tmp_path) == []
+    assert left_in(short) == []
 
 
 @pytest.mark.parametrize("moment", ["starting PostgreSQL", "starting the node", "plugging in population"])
-async def test_ctrl_c_leaves_nothing(moment):
-    with tempfile.TemporaryDirectory(prefix="d-") as folder:  # short: PostgreSQL's socket goes there
-        process = await asyncio.create_subprocess_exec(
-            *LGSP,
-            "demo",
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "TMPDIR": folder},
-            start_new_session=True,
-            # A shell's background job ignores Ctrl-C, and its children with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        assert process.stderr is not None
-        while moment not in (line := (await asyncio.wait_for(process.stderr.readline(), 30)).decode()):
-            assert line, "it ended before"
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 130, errors.decode()
-        assert "Traceback" not in errors.decode()
-        await until(lambda: not _users_of(folder))
-        assert left_in(Path(folder)) == []
+async def test_ctrl_c_leaves_nothing(moment, short):
+    folder = str(short)
+    process = await asyncio.create_subprocess_exec(
+        *LGSP,
+        "demo",
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": folder},
+        start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    while moment not in (line := (await asyncio.wait_for(process.stderr.readline(), 30)).decode()):
+        assert line, "it ended before"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 130, errors.decode()
+    assert "Traceback" not in errors.decode()
+    await until(lambda: not _users_of(folder))
+    assert left_in(short) == []
 
 
 def left_in(folder: Path) -> list[str]:

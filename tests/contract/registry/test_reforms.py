@@ -264,3 +264,32 @@ async def test_an_import_is_checked_whole_and_repeatable(api):
     ):
         assert (await refused(api.operator.ImportAgencies(agencies=[wrong])))[0] == reason
     assert api.revision == before
+
+
+async def test_an_import_keeps_what_it_says_nothing_about(bare):
+    whole = pb.Agency(id="H26.1", parent="H26", names=pb.Names(vi="Một", en="One"), aliases=["000.00.01.H26"])
+    await bare.operator.ImportAgencies(agencies=[pb.Agency(id="H26"), whole])
+    renamed = pb.Agency(id="H26.1", names=pb.Names(vi="Một mới"))
+    answer = await bare.operator.ImportAgencies(agencies=[renamed], fields=["names.vi"])
+    assert [(each.field, each.after) for each in answer.differences] == [("names.vi", "Một mới")]
+    kept = (await bare.operator.GetAgency(id="H26.1")).agency
+    assert (kept.names.vi, kept.names.en, kept.parent, list(kept.aliases)) == (
+        "Một mới", "One", "H26", ["000.00.01.H26"],
+    )  # fmt: skip
+    assert (await bare.operator.ImportAgencies(agencies=[pb.Agency(id="H26.1")], fields=["id"])).unchanged == 1
+    reason, detail = await refused(bare.operator.ImportAgencies(agencies=[renamed], fields=["nonsense"]))
+    assert (reason, "no field of an agency" in detail) == ("REORGANIZATION_INVALID", True)
+    cleared = await bare.operator.ImportAgencies(agencies=[pb.Agency(id="H26.1")], fields=["aliases"])
+    assert [(each.field, each.after) for each in cleared.differences] == [("aliases", "")]
+
+
+async def test_a_hundred_requests_may_wait_and_no_more(api):
+    await api.publish()
+    for number in range(100):
+        grant = pb.Grant(id=f"ask-{number}", consumer=CONSUMER, service=SERVICE, methods=["GetWard"])
+        await api.consumer.RequestGrant(grant=grant, reason="x")
+    more = pb.Grant(id="more", consumer=CONSUMER, service=SERVICE, methods=["GetWard"])
+    reason, detail = await refused(api.consumer.RequestGrant(grant=more, reason="x"))
+    assert (reason, "withdraw" in detail) == ("GRANT_TERMS_REFUSED", True)
+    await api.consumer.RevokeGrant(id="ask-7", reason="thôi")
+    assert (await api.consumer.RequestGrant(grant=more, reason="x")).grant.id == "more"
