@@ -29,12 +29,11 @@ def with_history(given: pb.Agency, known: pb.Agency) -> pb.Agency:
 
 def only(fields: Sequence[str], given: pb.Agency, known: pb.Agency) -> pb.Agency:
     """The record with those fields of `given`; REORGANIZATION_INVALID for a field that an agency does not have."""
-    kept = pb.Agency()
+    mask, kept = FieldMask(paths=fields), pb.Agency()
+    if not mask.IsValidForDescriptor(pb.Agency.DESCRIPTOR):
+        raise BusError("REORGANIZATION_INVALID", f"no field of an agency among {', '.join(fields)[:200]}")
     kept.CopyFrom(known)
-    try:
-        FieldMask(paths=fields).MergeMessage(given, kept, replace_message_field=True, replace_repeated_field=True)
-    except ValueError as error:
-        raise BusError("REORGANIZATION_INVALID", f"no field of an agency: {str(error)[:100]}") from None
+    mask.MergeMessage(given, kept, replace_message_field=True, replace_repeated_field=True)
     return kept
 
 
