@@ -194,12 +194,12 @@ async def test_an_endpoint_is_registered_and_lives_by_its_heartbeats(api):
     assert not api.leases.live(endpoint.id)
     beat = await api.provider.Heartbeat(endpoint_id=endpoint.id)
     assert beat.lease_seconds == 15
-    (state,) = (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    (state,) = (await api.operator.ListEndpoints(service=SERVICE)).endpoints
     assert (state.endpoint, state.live, state.HasField("lease_until")) == (endpoint, True, True)
     api.now += 15
-    (state,) = (await api.consumer.ListEndpoints()).endpoints
+    (state,) = (await api.operator.ListEndpoints()).endpoints
     assert not state.live
-    assert not (await api.consumer.ListEndpoints(service=OTHER)).endpoints
+    assert not (await api.operator.ListEndpoints(service=OTHER)).endpoints
 
 
 async def test_an_address_that_the_policy_refuses_is_refused(api):
@@ -210,7 +210,7 @@ async def test_an_address_that_the_policy_refuses_is_refused(api):
             0
         ] == "ENDPOINT_REFUSED"
     assert api.revision == before
-    assert not (await api.consumer.ListEndpoints()).endpoints
+    assert not (await api.operator.ListEndpoints()).endpoints
 
 
 async def test_only_the_owner_serves_a_service(api):
@@ -247,7 +247,7 @@ async def test_a_registration_repeated_is_the_same_endpoint(api):
     late = await api.provider.RegisterEndpoint(**register)
     assert (late.endpoint.id, late.endpoint.HasField("ended_at")) == (first.endpoint.id, True)
     assert api.revision == before
-    assert not (await api.consumer.ListEndpoints()).endpoints
+    assert not (await api.operator.ListEndpoints()).endpoints
 
 
 async def test_an_endpoint_says_goodbye_once(api):
@@ -261,7 +261,7 @@ async def test_an_endpoint_says_goodbye_once(api):
     assert again == first
     assert (await refused(api.provider.Heartbeat(endpoint_id=endpoint)))[0] == "LEASE_UNKNOWN"
     assert endpoint not in api.leases.ages()
-    assert not (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    assert not (await api.operator.ListEndpoints(service=SERVICE)).endpoints
 
 
 async def test_an_operator_may_end_any_endpoint(api):
@@ -285,7 +285,7 @@ async def test_endpoints_come_in_pages_without_those_that_ended(api):
     await api.provider.DeregisterEndpoint(endpoint_id=made.pop())
     seen, token = [], ""
     while True:
-        answer = await api.consumer.ListEndpoints(service=SERVICE, page_size=2, page_token=token)
+        answer = await api.operator.ListEndpoints(service=SERVICE, page_size=2, page_token=token)
         seen += [state.endpoint.id for state in answer.endpoints]
         token = answer.next_page_token
         if not token:
@@ -301,7 +301,7 @@ async def test_an_instance_has_weight_zone_and_health(api):
     changed = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)
     assert changed.endpoint.id == first.id
     assert changed.endpoint.registered_at == first.registered_at
-    (state,) = (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    (state,) = (await api.operator.ListEndpoints(service=SERVICE)).endpoints
     assert (state.endpoint.weight, state.endpoint.zone, state.endpoint.health_checked) == (128, "ha-dong-1", True)
     assert changed.revision in api.effects
     again = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)

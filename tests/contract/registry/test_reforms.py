@@ -264,3 +264,11 @@ async def test_an_import_is_checked_whole_and_repeatable(api):
     ):
         assert (await refused(api.operator.ImportAgencies(agencies=[wrong])))[0] == reason
     assert api.revision == before
+
+
+async def test_an_operation_id_of_something_else_is_no_reform(api):
+    """What was done under the id before is not answered as if the reform had been."""
+    op = operation()
+    await api.operator.CreateAgency(agency=pb.Agency(id="H26.5", parent="H26"), operation_id=op)
+    await reform(api, abolish("H26.5"), operation_id=op)
+    assert (await agency(api, "H26.5")).valid_until.seconds == 1000

@@ -77,7 +77,7 @@ class Agencies(Part):
         self, request: pb.ReorganizeAgenciesRequest, context: Context
     ) -> pb.ReorganizeAgenciesResponse:
         caller = self.operator(context)
-        done = self._done_already(caller, request.operation_id)
+        done = self._done_already(caller, request)
         if done is not None:
             return done
         date = request.date if request.HasField("date") else now()
@@ -107,11 +107,11 @@ class Agencies(Part):
         entry = self.state.get(kind, key)
         return Write(kind, key, value, entry.revision if entry is not None else 0)
 
-    def _done_already(self, caller: str, operation_id: str) -> pb.ReorganizeAgenciesResponse | None:
+    def _done_already(self, caller: str, request: pb.ReorganizeAgenciesRequest) -> pb.ReorganizeAgenciesResponse | None:
         """What this very operation wrote, as far as nothing replaced it since."""
-        if not operation_id:
+        if not request.operation_id or request.dry_run:
             return None
-        mine, answer = f"{caller} {operation_id}", pb.ReorganizeAgenciesResponse(effective=True)
+        mine, answer = f"{caller} {request.operation_id}", pb.ReorganizeAgenciesResponse(effective=True)
         for kind, into in (("agency", answer.agencies), ("system", answer.systems), ("grant", answer.grants)):
             for entry in self.state.all(kind).values():
                 if entry.record.operation_id == mine:
@@ -119,7 +119,8 @@ class Agencies(Part):
                     answer.revision = max(answer.revision, entry.revision)
         for system in answer.systems:
             system.ClearField("development_secret")
-        return answer if answer.revision else None
+        # Every reform changes an agency: without one by this act the id was that of another operation.
+        return answer if any(each.act == request.act for each in answer.agencies) else None
 
     async def ImportAgencies(self, request: pb.ImportAgenciesRequest, context: Context) -> pb.ImportAgenciesResponse:
         caller, given = self.operator(context), {each.id: each for each in request.agencies}

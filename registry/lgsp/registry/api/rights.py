@@ -50,6 +50,7 @@ class Rights(Part):
         if not 0 < len(named) <= MAX_SERVICES:
             raise BusError("REQUEST_MALFORMED", f"1 to {MAX_SERVICES} services are named")
         for name in named:
+            self.need_visible("service", name, caller)
             provider = self.need_active_service(name).provider
             if caller != provider and not self.operators(caller):
                 raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{name} belongs to {provider}")

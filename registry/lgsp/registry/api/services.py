@@ -20,11 +20,12 @@ class Services(Publishing):
     ) -> pb.DeprecateServiceResponse:
         caller, entry = self._owned(request.name, context)
         service, revision = copied(entry.record.service), entry.revision
-        if not repeated(entry, caller, request.operation_id):
+        if service.lifecycle != DEPRECATED or not repeated(entry, caller, request.operation_id):
             need_step("deprecate", service)
             if request.HasField("sunset_at") and request.sunset_at.ToNanoseconds() <= now().ToNanoseconds():
                 raise BusError("LIFECYCLE_REFUSED", "the sunset lies in the past: retire the service instead")
             if request.replaced_by:
+                self.need_visible("service", request.replaced_by, caller)
                 self.need_active_service(request.replaced_by)
             service.lifecycle, service.replaced_by = DEPRECATED, request.replaced_by
             if not service.HasField("deprecated_at"):
