@@ -71,7 +71,7 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
     url = upstreams.parse(rest.base_url)
     closed = ""
     if rest.credential and header is None:
-        closed = f"this node has no credential {rest.credential}"
+        closed = f"this node has no credential {rest.credential} for its provider"
     elif url.tls and not rest.ca and ca_file is None:
         closed = "this machine has no bundle of certificate authorities, and the service names none"
     return RestPolicy(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lgsp.api.registry.v1.registry_pb2 import RestUpstream
 from lgsp.gateway.compiler import rest_policy
-from lgsp.gateway.credentials import checked
+from lgsp.gateway.credentials import checked, load_for, save
+from lgsp.gateway.datadir import Layout
 from lgsp.gateway.errors import SettingsError
 from lgsp.gateway.tls import system_bundle
 from lgsp.gateway.xds import upstream, upstream_cluster
@@ -75,6 +76,19 @@ def test_a_credential_has_a_form_and_never_shows_its_value():
         with pytest.raises(SettingsError) as caught:
             checked(*arguments)
         assert "geheim" not in str(caught.value)
+    with pytest.raises(SettingsError):
+        checked("land", "Authorization", "x", ["H26.9"])
+
+
+def test_a_credential_is_for_its_systems_alone(tmp_path):
+    layout = Layout(tmp_path)
+    kept = checked("land", "Authorization", "x", ["H26.9/land", "H26.9/maps"])
+    save(layout, "land", kept)
+    assert [load_for(layout, "land", each) for each in ("H26.9/land", "H26.9/maps")] == [kept, kept]
+    assert load_for(layout, "land", "H26.9/thief") is None
+    # One that an earlier release kept for nobody in particular is nobody's.
+    save(layout, "land", checked("land", "Authorization", "x"))
+    assert load_for(layout, "land", "H26.9/land") is None
 
 
 def test_what_cannot_be_called_as_it_should_is_not_called():
