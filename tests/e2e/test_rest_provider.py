@@ -103,7 +103,9 @@ async def bus(tmp_path_factory):
 
 async def test_from_plugging_to_unplugging(bus):
     city, legacy = bus.city, bus.legacy
-    assert bus.plugged.json["steps"][-1]["state"].startswith(f"closed until `lgsp credential set land --system {SYSTEM}`")
+    assert bus.plugged.json["steps"][-1]["state"].startswith(
+        f"closed until `lgsp credential set land --system {SYSTEM}`"
+    )
     assert not [part for part in city.status()["parts"] if part["name"].startswith("component")]
 
     # Without its credential it is not called at all, and the operator is told.

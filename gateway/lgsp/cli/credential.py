@@ -67,7 +67,9 @@ def credential_list(data_dir: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"credentials": rows})
     else:
-        print_table({"name": "CREDENTIAL", "header": "HEADER", "systems": "FOR", "state": "STATE"}, rows, "no credential yet")
+        print_table(
+            {"name": "CREDENTIAL", "header": "HEADER", "systems": "FOR", "state": "STATE"}, rows, "no credential yet"
+        )
 
 
 @credential.command("remove")
