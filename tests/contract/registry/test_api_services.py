@@ -325,3 +325,13 @@ async def test_weight_and_zone_have_a_form(api, fields, reason):
     call = api.provider.RegisterEndpoint(services=[SERVICE], address=ADDRESS, **fields)
     assert (await refused(call))[0] == reason
     assert api.revision == before
+
+
+@pytest.mark.parametrize("package", ["lgsp.api.registry.v2", "grpc.reflection.v2", "google.rpc", "envoy.service.auth.v3"])
+async def test_names_of_the_platform_are_nobodys(api, package):
+    file = descriptor_pb2.FileDescriptorProto(name="x.proto", package=package, syntax="proto3")
+    file.service.add(name="RegistryService")
+    contract = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    service = pb.Service(name=f"{package}.RegistryService", provider=PROVIDER)
+    for caller in (api.provider, api.operator):
+        assert (await refused(caller.PublishService(service=service, contract=contract)))[0] == "IDENTIFIER_INVALID"
