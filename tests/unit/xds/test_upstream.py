@@ -37,12 +37,16 @@ def test_every_other_name_is_an_other(name):
     assert bool(OTHERS.fullmatch(name)) == (name not in upstream_cluster.FORWARDED)
 
 
-@given(st.text(alphabet="a./%", max_size=8), st.text(alphabet="a./%", max_size=8))
+PIECES = st.lists(st.sampled_from(["a", ".", "/", "%2F", "%5C", "%25", "\\"]), max_size=8).map("".join)
+
+
+@given(PIECES, PIECES)
 def test_a_path_keeps_the_segments_of_its_template(one, two):
     path = f"/v1/{one}/x/{two}"
     segments = path.split("/")[1:]
+    parts = [part for each in segments for part in re.split("%2F|%5C", each)]
     fits = re.fullmatch(upstream.path_pattern("/v1/{a.b}/x/{c=*}"), path)
-    plain = len(segments) == 4 and not {"", ".", ".."} & set(segments)
+    plain = len(segments) == 4 and "" not in segments and not {".", ".."} & set(parts) and "\\" not in path
     assert bool(fits) == plain
 
 
@@ -51,6 +55,14 @@ def test_many_segments_stay_below_their_prefix(rest):
     path = f"/v1/files/{rest}"
     fits = re.fullmatch(upstream.path_pattern("/v1/{name=files/**}"), path)
     assert bool(fits) == (not {"", ".", ".."} & set(path.split("/")[1:]))
+
+
+def test_what_some_servers_take_for_a_slash_makes_no_dot_segment():
+    pattern = re.compile(upstream.path_pattern("/v1/a/{id}"))
+    for value in ("..%2Fx", "a%2F..%2Fb", "x%2F.", "%2F..", "..%5Cx", "a%5C..", "a\\..\\b", "..\\", "\\", "%2E%2E", "%", "%zz"):
+        assert not pattern.fullmatch(f"/v1/a/{value}"), value
+    for value in ("a%2Fb", "2024%2F15", "%2F%2Fa", "..a", "...", "a..%2Fb", "%25", "%C3%A9", "a%5Cb", ".a%2F.b%2F..c"):
+        assert pattern.fullmatch(f"/v1/a/{value}"), value
 
 
 def test_a_verb_and_signs_are_literal():
