@@ -8,6 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
+from lgsp.registry.catalogue.public import public_contract
 from lgsp.registry.contracts import MAX_BYTES
 from tests.contract.registry.stage import (
     ADDRESS,
@@ -43,8 +44,10 @@ async def test_a_provider_publishes_and_everybody_can_read(api):
     assert (found.service, found.revision) == (made.service, made.revision)
     assert found.service.names == NAMES
     assert list((await api.consumer.ListServices()).services) == [made.service]
-    contract = await api.consumer.GetContract(service=SERVICE)
+    contract = await api.provider.GetContract(service=SERVICE)
     assert (contract.contract, contract.digest) == (CONTRACT, digest)
+    public = await api.consumer.GetContract(service=SERVICE)
+    assert (public.contract, public.digest) == (public_contract(CONTRACT), digest)
 
 
 async def test_a_provider_publishes_in_its_own_name_and_an_operator_in_any(api):
@@ -327,7 +330,9 @@ async def test_weight_and_zone_have_a_form(api, fields, reason):
     assert api.revision == before
 
 
-@pytest.mark.parametrize("package", ["lgsp.api.registry.v2", "grpc.reflection.v2", "google.rpc", "envoy.service.auth.v3"])
+@pytest.mark.parametrize(
+    "package", ["lgsp.api.registry.v2", "grpc.reflection.v2", "google.rpc", "envoy.service.auth.v3"]
+)
 async def test_names_of_the_platform_are_nobodys(api, package):
     file = descriptor_pb2.FileDescriptorProto(name="x.proto", package=package, syntax="proto3")
     file.service.add(name="RegistryService")

@@ -17,6 +17,7 @@ from lgsp.registry.contracts import MAX_METHODS, load_contract
 from lgsp.registry.masks import leaves
 from tests.contract.registry.stage import ADDRESS, CONSUMER, CONTRACT, PROVIDER, SERVICE, reason_of_error, refused
 
+FAR = 253_402_300_800
 RETIRED, DRAFT = "hanoi.old.v1.OldService", "hanoi.next.v1.NextService"
 
 
@@ -213,6 +214,30 @@ ROWS: dict[str, tuple[Call, str]] = {
     "an operation id with a line break": (
         lambda api: api.provider.ApproveGrant(id="asked", operation_id="a\r\nNats-Rollup: all"),
         "IDENTIFIER_INVALID",
+    ),
+    "an agency as of the year 10000": (
+        lambda api: api.consumer.GetAgency(id="H26.1", as_of={"seconds": FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "agencies before the year 1": (
+        lambda api: api.consumer.ListAgencies(as_of={"seconds": -FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "a reform in the year 10000": (
+        lambda api: api.operator.ReorganizeAgencies(act="x", date={"seconds": FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "an agency that ends in the year 10000": (
+        lambda api: api.operator.CreateAgency(agency=pb.Agency(id="H26.6", valid_until={"seconds": FAR})),
+        "REQUEST_MALFORMED",
+    ),
+    "an agency whose time has less than no nanoseconds": (
+        lambda api: api.operator.ImportAgencies(agencies=[pb.Agency(id="H26.6", valid_from={"nanos": -1})]),
+        "REQUEST_MALFORMED",
+    ),
+    "a sunset in the year 10000": (
+        lambda api: api.provider.DeprecateService(name=SERVICE, sunset_at={"seconds": FAR}),
+        "REQUEST_MALFORMED",
     ),
     "an endpoint for a service that is not there": (
         lambda api: api.provider.RegisterEndpoint(services=["a.b.C"], address=ADDRESS),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pb2
 
+from lgsp.api.adapter.v1 import options_pb2
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from tests.contract.registry.stage import ADDRESS, CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, refused
+from tests.support.descriptors import descriptor_set
 
 STEWARD, STRANGER = "H26.1/steward", "H26.2/stranger"
 REGISTRY = "lgsp.api.registry.v1.RegistryService"
@@ -194,3 +196,15 @@ async def test_the_platforms_own_services_are_not_for_operators_to_end(people):
     ):
         assert (await refused(call))[0] == "LIFECYCLE_REFUSED"
     assert people.revision == before
+
+
+async def test_a_query_is_between_a_provider_and_its_database(people):
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set(options_pb2.DESCRIPTOR))
+    file = files.file.add(name="q.proto", package="q.v1", syntax="proto3", dependency=[options_pb2.DESCRIPTOR.name])
+    file.message_type.add(name="K")
+    method = file.service.add(name="S").method.add(name="Get", input_type=".q.v1.K", output_type=".q.v1.K")
+    method.options.Extensions[options_pb2.sql].query = "SELECT secret FROM thing"
+    service = pb.Service(name="q.v1.S", provider=PROVIDER, stewards=[STEWARD])
+    await people.provider.PublishService(service=service, contract=files.SerializeToString())
+    for caller, told in ((people.provider, 1), (people.as_(STEWARD), 1), (people.operator, 1), (people.consumer, 0)):
+        assert (b"SELECT" in (await caller.GetContract(service="q.v1.S")).contract) == told

@@ -59,7 +59,20 @@ def test_many_segments_stay_below_their_prefix(rest):
 
 def test_what_some_servers_take_for_a_slash_makes_no_dot_segment():
     pattern = re.compile(upstream.path_pattern("/v1/a/{id}"))
-    for value in ("..%2Fx", "a%2F..%2Fb", "x%2F.", "%2F..", "..%5Cx", "a%5C..", "a\\..\\b", "..\\", "\\", "%2E%2E", "%", "%zz"):
+    for value in (
+        "..%2Fx",
+        "a%2F..%2Fb",
+        "x%2F.",
+        "%2F..",
+        "..%5Cx",
+        "a%5C..",
+        "a\\..\\b",
+        "..\\",
+        "\\",
+        "%2E%2E",
+        "%",
+        "%zz",
+    ):
         assert not pattern.fullmatch(f"/v1/a/{value}"), value
     for value in ("a%2Fb", "2024%2F15", "%2F%2Fa", "..a", "...", "a..%2Fb", "%25", "%C3%A9", "a%5Cb", ".a%2F.b%2F..c"):
         assert pattern.fullmatch(f"/v1/a/{value}"), value

@@ -10,7 +10,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
 from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
 from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, with_history
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
+from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, checked_time, copied, now
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
 
@@ -43,7 +43,7 @@ class Agencies(Part):
         entry = self.state.resolve_agency(request.id)
         found = entry.record.agency if entry is not None else None
         if found is not None and request.HasField("as_of"):
-            found = agency_at(found, request.as_of)
+            found = agency_at(found, checked_time(request.as_of))
         if entry is None or found is None:
             then = " at that time" if entry is not None else ""
             raise BusError("NOT_REGISTERED", f"no agency {request.id[:64]!r}{then}")
@@ -51,6 +51,7 @@ class Agencies(Part):
 
     async def ListAgencies(self, request: pb.ListAgenciesRequest, context: Context) -> pb.ListAgenciesResponse:
         self.caller(context)
+        checked_time(request.as_of)
 
         def then(entry: Entry) -> pb.Agency | None:
             agency = entry.record.agency
@@ -80,7 +81,7 @@ class Agencies(Part):
         done = self._done_already(caller, request)
         if done is not None:
             return done
-        date = request.date if request.HasField("date") else now()
+        date = checked_time(request.date) if request.HasField("date") else now()
         if not request.act.strip() or len(request.act) > _MAX_ACT:
             raise BusError("REORGANIZATION_INVALID", f"name the decree or decision, in at most {_MAX_ACT} characters")
         reform = Reform(self.state, date, request.act, request.grants, now(), caller)
