@@ -55,6 +55,12 @@ def service_of(methods: int) -> descriptor_pb2.FileDescriptorProto:
 
 # --- contracts ---------------------------------------------------------------------------------------------------------
 
+
+def shadowing(name: str, package: str, message: str) -> bytes:
+    """A contract that brings something else under a name of what gateways add to it."""
+    return contract(file(name, package, message_type=[descriptor_pb2.DescriptorProto(name=message)]))
+
+
 CONTRACTS: dict[str, bytes] = {
     "truncated": CONTRACT[: len(CONTRACT) // 2],
     "cyclic": contract(file("a.proto", imports=("b.proto",)), file("b.proto", imports=("a.proto",))),
@@ -139,6 +145,55 @@ async def test_an_identifier_that_is_none(api, what):
         assert reason == "IDENTIFIER_INVALID", (name, detail)
         assert len(detail) < 500, name
     assert api.revision == before
+
+
+SHADOWING: dict[str, bytes] = {
+    "a status of its own": shadowing("google/rpc/status.proto", "google.rpc", "Other"),
+    "a status without fields": shadowing("google/rpc/status.proto", "google.rpc", "Status"),
+    "no Any in its place": shadowing("google/protobuf/any.proto", "google.protobuf", "Other"),
+    "no Duration in its place": shadowing("google/protobuf/duration.proto", "google.protobuf", "Other"),
+    "an ErrorInfo elsewhere": shadowing("own.proto", "google.rpc", "ErrorInfo"),
+    "a message in the place of a package": shadowing("own.proto", "google", "rpc"),
+    "a package in the place of a message": shadowing("own.proto", "google.rpc.Status", "M"),
+}
+
+
+@pytest.mark.parametrize("what", SHADOWING)
+def test_what_gateways_add_to_a_contract_is_shadowed_by_nothing_in_it(what):
+    """Envoy refused such routes, kept those that it had, and with them what was revoked since."""
+    with pytest.raises(BusError) as caught:
+        load_contract(SHADOWING[what])
+    assert caught.value.reason.name == "CONTRACT_INVALID"
+    load_contract(shadowing("own.proto", "own.v1", "Status"))
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "a packed text": {"type": 9, "label": 3, "options": {"packed": True}},
+    "one packed number": {"type": 5, "label": 1, "options": {"packed": True}},
+    "a lazy text": {"type": 9, "label": 1, "options": {"lazy": True}},
+    "a JavaScript type of a text": {"type": 9, "label": 1, "options": {"jstype": 1}},
+    "a JSON name with a null": {"type": 9, "label": 1, "json_name": "a\0b"},
+    "a JSON name in brackets": {"type": 9, "label": 1, "json_name": "[a]"},
+    "an option that nobody resolved": {
+        "type": 9,
+        "label": 1,
+        "options": {"uninterpreted_option": [{"identifier_value": "x"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("what", FIELDS)
+def test_what_envoy_would_refuse_is_refused(what):
+    """Envoy refused such routes, kept those that it had, and with them what was revoked since."""
+    for deep in (False, True):
+        message = descriptor_pb2.DescriptorProto(name="M", field=[{"name": "f", "number": 1} | FIELDS[what]])
+        outer = descriptor_pb2.DescriptorProto(name="O", nested_type=[message]) if deep else message
+        with pytest.raises(BusError) as caught:
+            load_contract(contract(file(message_type=[outer])))
+        assert caught.value.reason.name == "CONTRACT_INVALID"
+    fine = {"type": 5, "label": 3, "options": {"packed": True}, "json_name": "a[b]c"}
+    message = descriptor_pb2.DescriptorProto(name="M", field=[{"name": "f", "number": 1} | fine])
+    load_contract(contract(file(message_type=[message])))
 
 
 # --- reforms, grants, purposes, fields -----------------------------------------------------------------------------------
