@@ -103,20 +103,22 @@ async def bus(tmp_path_factory):
 
 async def test_from_plugging_to_unplugging(bus):
     city, legacy = bus.city, bus.legacy
-    assert bus.plugged.json["steps"][-1]["state"].startswith("closed until `lgsp credential set land`")
+    assert bus.plugged.json["steps"][-1]["state"].startswith(
+        f"closed until `lgsp credential set land --system {SYSTEM}`"
+    )
     assert not [part for part in city.status()["parts"] if part["name"].startswith("component")]
 
     # Without its credential it is not called at all, and the operator is told.
     assert (await bus.call(id="1"))[0] == "PROVIDER_UNAVAILABLE"
     findings = (await city.lgsp("doctor", "--json")).json["findings"]
     assert [each["remedy"] for each in findings if each["part"] == "legacy" and each["state"] == "failed"] == [
-        "Run `lgsp credential set land`."
+        f"Run `lgsp credential set land --system {SYSTEM}`."
     ]
     assert not legacy.seen
 
     # With it: unary, masked, the same by REST.
-    assert (await bus.credential("set", "land", value="Bearer một")).code == 1
-    assert (await bus.credential("set", "land", value="Bearer first-secret\n")).code == 0
+    assert (await bus.credential("set", "land", "--system", SYSTEM, value="Bearer một")).code == 1
+    assert (await bus.credential("set", "land", "--system", SYSTEM, value="Bearer first-secret\n")).code == 0
     assert await bus.eventually(None) == {"id": "1", "street": "Hai Bà Trưng"}
     assert legacy.seen[-1].target == "/api/v1/parcels/1"
     assert legacy.seen[-1].headers["authorization"] == "Bearer first-secret"
@@ -134,16 +136,32 @@ async def test_from_plugging_to_unplugging(bus):
     assert (await bus.call("Put", id="1", owner="x" * 70_000))[0] == "REQUEST_TOO_LARGE"
 
     # Rotated without a restart; nowhere but in files of its owner alone.
-    assert (await bus.credential("set", "land", "--header", "X-Api-Key", value="second-secret")).code == 0
+    header = ("--header", "X-Api-Key")
+    assert (await bus.credential("set", "land", "--system", SYSTEM, *header, value="second-secret")).code == 0
     async with asyncio.timeout(15):
         while legacy.seen[-1].headers.get("x-api-key") != "second-secret":
             assert (await bus.call(id="1"))[0] is None
     assert "authorization" not in legacy.seen[-1].headers
     listed = await bus.credential("list", "--json")
-    assert listed.json == {"credentials": [{"name": "land", "header": "X-Api-Key", "state": "ok"}]}
+    assert listed.json == {"credentials": [{"name": "land", "header": "X-Api-Key", "systems": SYSTEM, "state": "ok"}]}
     holders = [path for path in city.data_dir.rglob("*") if path.is_file() and b"second-secret" in path.read_bytes()]
     assert {path.relative_to(city.data_dir).parts[0] for path in holders} <= {"credentials", "envoy"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in holders)
+
+    # Another provider names it and an address of its own: nothing goes there, neither secret nor call.
+    (bus.folder / "theft.proto").write_text(CONTRACT.replace("land.v1", "theft.v1"), "utf-8")
+    to = ("--rest", f"https://127.0.0.1:{legacy.port}/theft", "--rest-ca", bus.folder / "legacy.pem")
+    thief = ("--provider", READER, "--contract", bus.folder / "theft.proto", "--vi", "Trộm", "--en", "Theft")
+    for options, reason in ((("--rest-credential", "land"), "PROVIDER_UNAVAILABLE"), ((), None)):
+        made = await city.lgsp("service", "publish", "theft.v1.ParcelService", *thief, *to, *options)
+        assert made.code == 0, made.err
+        terms = ("--consumer", READER, "--service", "theft.v1.ParcelService", "--method", "Get", "--id", "theft")
+        assert (await city.lgsp("grant", "create", *terms)).code == 0
+        legacy.seen.clear()
+        got = await city.lgsp("call", "theft.v1.ParcelService/Get", "-d", '{"id": "1"}', "--as", READER)
+        assert (got.code, (reason or "") in got.err) == (int(reason is not None), True), got.err
+        assert [each.headers.get("x-api-key") for each in legacy.seen] == ([] if reason else [None])
+    assert (await city.lgsp("service", "retire", "theft.v1.ParcelService")).code == 0
 
     # Both a new Envoy and a new control process have it again.
     for part in ("envoy", "control"):

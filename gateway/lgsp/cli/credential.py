@@ -25,19 +25,29 @@ def credential() -> None:
 @click.option(
     "--header", default="Authorization", show_default=True, metavar="NAME", help="The header that carries it."
 )
+@click.option(
+    "--system",
+    "systems",
+    metavar="SYSTEM",
+    multiple=True,
+    required=True,
+    help="Send it for services that this system provides, and for no others; may be repeated.",
+)
 @click.option("--env", "variable", metavar="VAR", help="Take the value from this variable. [default: standard input]")
 @click.argument("name")
-def credential_set(data_dir: Path | None, as_json: bool, header: str, variable: str | None, name: str) -> None:
+def credential_set(
+    data_dir: Path | None, as_json: bool, header: str, systems: tuple[str, ...], variable: str | None, name: str
+) -> None:
     """Keep a credential, or replace it: calls carry the new value within seconds, nothing is restarted.
 
     The value is the whole header, such as `Bearer …` or `Basic …`; it is never an argument, which others could see.
 
     \b
     Examples:
-      lgsp credential set land-registry < token.txt
-      LAND_KEY=… lgsp credential set land-registry --header X-Api-Key --env LAND_KEY
+      lgsp credential set land-registry --system H26.9/land < token.txt
+      LAND_KEY=… lgsp credential set land-registry --system H26.9/land --header X-Api-Key --env LAND_KEY
     """
-    found = credentials.checked(name, header, _value(variable))
+    found = credentials.checked(name, header, _value(variable), systems)
     credentials.save(_layout(data_dir), name, found)
     _said(as_json, name, "kept")
 
@@ -46,16 +56,20 @@ def credential_set(data_dir: Path | None, as_json: bool, header: str, variable: 
 @data_dir_option
 @json_option
 def credential_list(data_dir: Path | None, as_json: bool) -> None:
-    """List the credentials by name and header, without their values. Example: lgsp credential list"""
+    """List the credentials by name, header and systems, without their values. Example: lgsp credential list"""
     layout = _layout(data_dir)
     rows = []
     for name in credentials.stamps(layout):
         found = credentials.load(layout, name)
-        rows.append({"name": name, "header": found.header if found else "", "state": "ok" if found else "unreadable"})
+        header, systems = (found.header, ", ".join(found.systems)) if found else ("", "")
+        state = "unreadable" if found is None else "ok" if systems else "for no system: set it again with --system"
+        rows.append({"name": name, "header": header, "systems": systems, "state": state})
     if as_json:
         print_json({"credentials": rows})
     else:
-        print_table({"name": "CREDENTIAL", "header": "HEADER", "state": "STATE"}, rows, "no credential yet")
+        print_table(
+            {"name": "CREDENTIAL", "header": "HEADER", "systems": "FOR", "state": "STATE"}, rows, "no credential yet"
+        )
 
 
 @credential.command("remove")

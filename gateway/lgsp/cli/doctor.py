@@ -205,9 +205,10 @@ def _legacy(session: Session, node: Settings) -> Iterator[Finding]:
     bundle = system_bundle()
     for service in legacy:
         name = service.rest.credential
-        kept = credentials.load(node.layout, name) if name else None
+        kept = credentials.load_for(node.layout, name, service.provider) if name else None
         if closed := rest_policy(service.rest, kept.header if kept else None, bundle).closed:
-            remedy = f"Run `lgsp credential set {name}`." if name and kept is None else "Name its authority with `ca`."
+            run = f"Run `lgsp credential set {name} --system {service.provider}`."
+            remedy = run if name and kept is None else "Name its authority with `ca`."
             yield Finding("legacy", "failed", f"{service.name} is closed: {closed}", remedy)
     if legacy:
         yield Finding("legacy", "ok", f"{len(legacy)} services of legacy systems were looked at")

@@ -164,8 +164,9 @@ def _rest_step(session: Session, path: Path, component: Component, contract: byt
     assert part is not None
     if session.node is not None:
         _install(session.node, path, component, contract, {})
-        if part.credential and credentials.load(session.node.layout, part.credential) is None:
-            state = f"closed until `lgsp credential set {part.credential}` has been run on this node"
+        name, system = part.credential, component.component.system
+        if name and credentials.load_for(session.node.layout, name, system) is None:
+            state = f"closed until `lgsp credential set {name} --system {system}` has been run on this node"
     return {"step": "rest", "what": part.base_url, "state": state}
 
 

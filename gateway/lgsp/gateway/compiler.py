@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from google.protobuf import descriptor_pb2
@@ -28,11 +27,14 @@ from lgsp.gateway.xds.policy import Deprecation, Instance, MethodPolicy, RestPol
 from lgsp.registry import upstreams
 from lgsp.registry.contracts import load_contract
 from lgsp.registry.grants import holds
+from lgsp.registry.recent import Made
 from lgsp.registry.rights import Right, access, limits
 
 UNARY_MS = 30_000
 # Before a credential's name: the name of the secret that holds its value.
 CREDENTIAL_SECRET = "credential/"  # noqa: S105 # a name, not a secret
+# By bytes of their contracts: a pool is some ten times as large.
+_pools = Made(16 << 20)
 _IDEMPOTENT = (
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT,
@@ -71,7 +73,7 @@ def rest_policy(rest: RestUpstream, header: str | None, ca_file: str | None) -> 
     url = upstreams.parse(rest.base_url)
     closed = ""
     if rest.credential and header is None:
-        closed = f"this node has no credential {rest.credential}"
+        closed = f"this node has no credential {rest.credential} for its provider"
     elif url.tls and not rest.ca and ca_file is None:
         closed = "this machine has no bundle of certificate authorities, and the service names none"
     return RestPolicy(
@@ -153,6 +155,5 @@ def _deprecation(service: Service) -> Deprecation | None:
     return Deprecation(service.deprecated_at.seconds, sunset, service.replaced_by)
 
 
-@lru_cache(maxsize=64)
 def _pool(contract: bytes) -> DescriptorPool:
-    return load_contract(contract).pool
+    return _pools.of((contract,), len(contract), lambda: load_contract(contract).pool)

@@ -2,18 +2,23 @@
 
 The value goes from here to this node's Envoy (SDS over the unix socket, and so into `D/envoy/resources.bin`, 0600) and nowhere
 else: it is in no registry, log or command line.
+Rule: any provider can name any credential, and the address that it is sent to. So each is kept for systems, and for the
+services of no other it is not there.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from lgsp.api.errors import BusError
 from lgsp.gateway.datadir import Layout, private_folder, write_private
 from lgsp.gateway.errors import SettingsError
+from lgsp.registry.identifiers import check_system
 from lgsp.registry.upstreams import CREDENTIAL
 
 MAX_VALUE: Final = 8192
@@ -26,17 +31,23 @@ _TAKEN: Final = re.compile(
 
 
 class Credential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A header and its value; prints itself without the value."""
+    """A header and its value, and the systems for whose services it is; prints itself without the value."""
 
     header: str
     value: str
+    systems: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Credential({self.header!r}, …)"
 
 
-def checked(name: str, header: str, value: str) -> Credential:
+def checked(name: str, header: str, value: str, systems: Sequence[str] = ()) -> Credential:
     """SettingsError for what cannot be a credential; the message never holds the value."""
+    for system in systems:
+        try:
+            check_system(system)
+        except BusError as error:
+            raise SettingsError(error.detail, "Name the system that provides the service, e.g. H26.9/land.") from None
     if not CREDENTIAL.fullmatch(name):
         raise SettingsError(f"{name[:64]!r} is no name of a credential", "Use 1 to 64 of a-z, 0-9 and -.")
     if not _HEADER.fullmatch(header) or _TAKEN.fullmatch(header.lower()):
@@ -46,7 +57,7 @@ def checked(name: str, header: str, value: str) -> Credential:
             "the value cannot be sent as a header",
             f"Give 1 to {MAX_VALUE} printable ASCII characters in one line, for example `Bearer …`.",
         )
-    return Credential(header, value)
+    return Credential(header, value, tuple(systems))
 
 
 def save(layout: Layout, name: str, credential: Credential) -> None:
@@ -59,9 +70,15 @@ def load(layout: Layout, name: str) -> Credential | None:
     """None when there is none, or none that can be read: then nothing is sent."""
     try:
         found = msgspec.json.decode((layout.credentials / name).read_bytes(), type=Credential)
-        return checked(name, found.header, found.value)
+        return checked(name, found.header, found.value, found.systems)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, SettingsError):
         return None
+
+
+def load_for(layout: Layout, name: str, system: str) -> Credential | None:
+    """The credential, if it is kept for services of this system."""
+    found = load(layout, name)
+    return found if found is not None and system in found.systems else None
 
 
 def remove(layout: Layout, name: str) -> bool:

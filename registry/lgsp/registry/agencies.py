@@ -52,6 +52,11 @@ def check_agency(agency: pb.Agency) -> None:
     for name in (agency.id, *agency.aliases, *agency.successors, *([agency.parent] if agency.parent else [])):
         identifiers.check_agency(name)
     times = [agency.valid_from, agency.valid_until]
+    for time in (*times, *(period.until for period in agency.former)):
+        try:
+            time.ToDatetime()
+        except (ValueError, OverflowError):
+            raise BusError("REQUEST_MALFORMED", f"{agency.id}: a time is outside the years 1 to 9999") from None
     if (
         agency.HasField("valid_from")
         and agency.HasField("valid_until")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf import descriptor_pb2
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
 from lgsp.api.errors import BusError
+from lgsp.registry.envoy_rules import check_file
 from lgsp.registry.rest_rules import check_rules
 
 MAX_BYTES: Final = 4 << 20
@@ -18,6 +21,9 @@ MAX_FILES: Final = 1000
 # Each method is a route of every gateway.
 MAX_METHODS: Final = 1000
 _MAX_NAME: Final = 500
+_STATUS: Final = status_pb2.Status.DESCRIPTOR
+# Imports first.
+_DETAILS: Final = (any_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,10 @@ def load_contract(content: bytes, service: str | None = None) -> Contract:
             pool.FindFileByName(name)
         except (TypeError, KeyError, ValueError) as error:
             raise BusError("CONTRACT_INVALID", f"{name} cannot be used: {str(error)[:300]}") from None
+    for file in files.file:
+        check_file(file)
     check_rules(files, pool)
+    _check_details(pool, named)
     contract = Contract(pool, dict(_declared(files)), tuple(named))
     for declared, methods in contract.services.items():
         if len(methods) > MAX_METHODS:
@@ -72,6 +81,39 @@ def load_contract(content: bytes, service: str | None = None) -> Contract:
     if service is not None:
         contract.methods(service)
     return contract
+
+
+def _check_details(pool: DescriptorPool, named: Mapping[str, descriptor_pb2.FileDescriptorProto]) -> None:
+    """What gateways add to each contract must fit beside its files, or Envoy refuses the service's routes: it would keep
+    those that it has, and with them rights that are revoked meanwhile."""
+    for each in _DETAILS:
+        if each.name not in named:
+            try:
+                pool.Add(descriptor_pb2.FileDescriptorProto.FromString(each.serialized_pb))
+                pool.FindFileByName(each.name)
+            except (TypeError, KeyError, ValueError) as error:
+                raise BusError(
+                    "CONTRACT_INVALID",
+                    f"the contract has something else in the place of {each.name}: {str(error)[:300]}",
+                ) from None
+    packages = {file.package for file in (*named.values(), *_DETAILS)}
+    for package in {name[:at] for name in packages for at in (*_dots(name), len(name)) if name}:
+        with contextlib.suppress(KeyError):
+            where = pool.FindFileContainingSymbol(package).name
+            raise BusError(
+                "CONTRACT_INVALID", f"{package[:64]!r} is a package, and {where} declares it as something else"
+            )
+    for wanted in _STATUS.fields:
+        try:
+            found = pool.FindMessageTypeByName(_STATUS.full_name).fields_by_name[wanted.name]
+        except KeyError:
+            found = None
+        if found is None or (found.number, found.type) != (wanted.number, wanted.type):
+            raise BusError("CONTRACT_INVALID", f"its {_STATUS.file.name} is not the one of googleapis")
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, letter in enumerate(name) if letter == "."]
 
 
 def _by_name(files: descriptor_pb2.FileDescriptorSet) -> dict[str, descriptor_pb2.FileDescriptorProto]:

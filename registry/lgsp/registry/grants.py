@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -76,16 +76,19 @@ def check_subject(grant: pb.Grant) -> None:
         raise BusError("GRANT_TERMS_REFUSED", "a grant for everyone has no purposes, masks, rate or quota")
 
 
-def check_terms(grant: pb.Grant, service: pb.Service, responses: Mapping[str, Descriptor]) -> None:
+def check_terms(
+    grant: pb.Grant, service: pb.Service, responses: Mapping[str, Descriptor], kept: Sequence[pb.Mask] = ()
+) -> None:
     """Methods, purposes, masks, limits and validity fit the service; `responses` are its methods' responses.
 
-    Masks are replaced by the leaves they stand for today, so that what a later contract adds is not in them.
+    Masks are replaced by the leaves they stand for today, so that what a later contract adds is not in them; those that
+    are `kept` are leaves already.
     """
     _check_methods(grant, responses)
     _check_purposes(grant, service)
     _check_limits(grant)
     check_validity(grant)
-    _expand_masks(grant, responses)
+    _expand_masks(grant, responses, kept)
 
 
 def _check_methods(grant: pb.Grant, responses: Mapping[str, Descriptor]) -> None:
@@ -131,7 +134,7 @@ def check_validity(grant: pb.Grant) -> None:
         raise BusError("REQUEST_MALFORMED", "the grant ends before it begins")
 
 
-def _expand_masks(grant: pb.Grant, responses: Mapping[str, Descriptor]) -> None:
+def _expand_masks(grant: pb.Grant, responses: Mapping[str, Descriptor], kept: Sequence[pb.Mask]) -> None:
     granted = set(responses) if list(grant.methods) == [EVERY_METHOD] else set(grant.methods)
     masks = {mask.method: mask for mask in grant.masks}
     if len(masks) < len(grant.masks):
@@ -139,7 +142,8 @@ def _expand_masks(grant: pb.Grant, responses: Mapping[str, Descriptor]) -> None:
     for method, mask in masks.items():
         if method not in granted:
             raise BusError("MASK_INVALID", f"the grant masks {method[:64]!r}, which it does not grant")
-        mask.paths[:] = sorted(expand(responses[method], mask.paths))
+        if mask not in kept:
+            mask.paths[:] = sorted(expand(responses[method], mask.paths))
 
 
 def with_terms(grant: pb.Grant, terms: pb.Grant) -> pb.Grant:

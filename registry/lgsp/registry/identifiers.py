@@ -12,6 +12,9 @@ from typing import Final
 from lgsp.api.errors import BusError
 
 MAX_BYTES: Final = 200
+# Packages of the platform, of gRPC and of protobuf; whoever had such a name would stand where people trust the platform.
+RESERVED: Final = ("lgsp.", "grpc.", "google.", "envoy.")
+DEMO: Final = "lgsp.api.demo."
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
 _AGENCY: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _SYSTEM: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*/{_LABEL}(?:\.{_LABEL})*")
@@ -36,6 +39,11 @@ def check_system(identifier: str) -> str:
 def check_service(name: str) -> str:
     """A full protobuf service name, or BusError IDENTIFIER_INVALID."""
     return _check("service", name, _SERVICE, "hanoi.population.v1.PopulationService")
+
+
+def is_reserved(name: str) -> bool:
+    """True for services that only the platform may offer, now or in a later release."""
+    return name.startswith(RESERVED) and not name.startswith(DEMO)
 
 
 def check_grant(identifier: str) -> str:

@@ -60,11 +60,12 @@ def page_of(keys: Sequence[str], request: Any) -> tuple[Sequence[str], str]:
 
 
 def _binding(request: Any, key: bytes) -> bytes:
-    """A digest of what the pages are of, everything in the request but the page itself, and of where this one begins."""
+    """A digest of what the pages are of, the kind of request and all in it but the page itself, and of where this one begins."""
     bare = type(request)()
     bare.CopyFrom(request)
     bare.page_token, bare.page_size = "", 0
-    return hashlib.sha256(bare.SerializeToString(deterministic=True) + b"\0" + key).digest()[:_DIGEST]
+    what = type(request).DESCRIPTOR.full_name.encode() + b"\0" + bare.SerializeToString(deterministic=True)
+    return hashlib.sha256(what + b"\0" + key).digest()[:_DIGEST]
 
 
 def seal(request: Any, key: str) -> str:

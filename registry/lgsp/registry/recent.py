@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Recent:
@@ -26,3 +30,23 @@ class Recent:
         while self._size > self._limit:
             _, gone = self._held.popitem(last=False)
             self._size -= len(gone)
+
+
+class Made:
+    """What was made of contracts and used last, as long as those have `limit` bytes together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._kept: OrderedDict[tuple[Any, ...], tuple[int, Any]] = OrderedDict()
+
+    def of(self, key: tuple[Any, ...], size: int, make: Callable[[], T]) -> T:
+        """What is kept under the key, or `make` of a contract of `size` bytes."""
+        if key not in self._kept:
+            self._kept[key] = size, make()
+            self._size += size
+        self._kept.move_to_end(key)
+        found: T = self._kept[key][1]
+        while self._size > self._limit:
+            _, (gone, _) = self._kept.popitem(last=False)
+            self._size -= gone
+        return found

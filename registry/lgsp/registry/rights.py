@@ -61,10 +61,12 @@ class Right:
     exhausted: bool = False
     methods: frozenset[str] = field(init=False)
     purposes: frozenset[str] = field(init=False)
+    masks: Mapping[str, frozenset[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", methods_of(self.grant))
         object.__setattr__(self, "purposes", frozenset(each.code for each in self.grant.purposes))
+        object.__setattr__(self, "masks", {mask.method: frozenset(mask.paths) for mask in self.grant.masks})
 
     @property
     def everyone(self) -> bool:
@@ -75,7 +77,7 @@ class Right:
 
     def seen(self, method: str) -> frozenset[str] | None:
         """The leaves it shows of a method's response; None is the whole."""
-        return next((frozenset(mask.paths) for mask in self.grant.masks if mask.method == method), None)
+        return self.masks.get(method)
 
 
 @dataclass(frozen=True, slots=True)

@@ -381,7 +381,9 @@ class Store:
         headers = {
             _EXPECTED: str(write.expected),
             _EXPECTED_STREAM: stream,
-            "Nats-Msg-Id": f"{operation_id}:{write.kind}:{hash_of(write.key)}",
+            # With the revision that it replaces: another change under an id that was used already is no repetition, and
+            # NATS would acknowledge it without keeping it.
+            "Nats-Msg-Id": f"{operation_id}:{write.kind}:{hash_of(write.key)}:{write.expected}",
         }
         return int((await self._ack(nc, subject(write.kind, write.key), body, headers))["seq"])
 

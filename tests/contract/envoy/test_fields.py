@@ -181,7 +181,8 @@ async def test_no_header_leads_around(stage, way, headers):
 async def test_no_path_or_verb_of_rest_leads_around(stage, method, path):
     answer = await send(stage, path, method, path, {}, b"{}" if method in {"POST", "PUT"} else b"")
     assert leaks(answer.content) == []
-    assert not any(leaks(value.encode()) for value in answer.headers.values())
+    told = {name: value for name, value in answer.headers.items() if name != "x-request-id"}  # any hex may be in that
+    assert not any(leaks(value.encode()) for value in told.values()), told
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "snappy", "GZIP", "identity, gzip", "x"])

@@ -194,7 +194,7 @@ async def test_only_what_the_gateway_means_reaches_the_system(stage):
     assert [each.headers["x-lgsp-transcoded"] for each in stage.legacy.seen] == ["application/grpc", "GET"]
 
 
-@pytest.mark.parametrize("name", ["", ".", ".."])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../b", "\\..\\x", "..\\"])
 async def test_a_value_that_would_name_another_resource_is_refused(stage, name):
     assert (await stage.call("Note", "Name", name=name))[0] == "REQUEST_MALFORMED"
     assert not stage.legacy.seen

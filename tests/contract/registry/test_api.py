@@ -316,7 +316,7 @@ async def test_a_page_token_of_another_request_or_a_changed_one_is_refused(api):
     ]
     for bad in (*tampered, "x", "é", token + "!", "\x00", token * 1000):
         assert (await refused(ask(page_size=1, page_token=bad)))[0] == "PAGE_TOKEN_INVALID", bad[:40]
-    for call in (ask(parent="H26", page_token=token), api.consumer.ListGrants(page_token=token + "x")):
+    for call in (ask(parent="H26", page_token=token), api.consumer.ListGrants(page_token=token)):
         assert (await refused(call))[0] == "PAGE_TOKEN_INVALID"
     assert (await ask(page_size=5, page_token=token)).agencies
 

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
+from lgsp.registry.catalogue.public import public_contract
 from lgsp.registry.contracts import MAX_BYTES
 from tests.contract.registry.stage import (
     ADDRESS,
@@ -43,8 +44,10 @@ async def test_a_provider_publishes_and_everybody_can_read(api):
     assert (found.service, found.revision) == (made.service, made.revision)
     assert found.service.names == NAMES
     assert list((await api.consumer.ListServices()).services) == [made.service]
-    contract = await api.consumer.GetContract(service=SERVICE)
+    contract = await api.provider.GetContract(service=SERVICE)
     assert (contract.contract, contract.digest) == (CONTRACT, digest)
+    public = await api.consumer.GetContract(service=SERVICE)
+    assert (public.contract, public.digest) == (public_contract(CONTRACT), digest)
 
 
 async def test_a_provider_publishes_in_its_own_name_and_an_operator_in_any(api):
@@ -194,12 +197,12 @@ async def test_an_endpoint_is_registered_and_lives_by_its_heartbeats(api):
     assert not api.leases.live(endpoint.id)
     beat = await api.provider.Heartbeat(endpoint_id=endpoint.id)
     assert beat.lease_seconds == 15
-    (state,) = (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    (state,) = (await api.operator.ListEndpoints(service=SERVICE)).endpoints
     assert (state.endpoint, state.live, state.HasField("lease_until")) == (endpoint, True, True)
     api.now += 15
-    (state,) = (await api.consumer.ListEndpoints()).endpoints
+    (state,) = (await api.operator.ListEndpoints()).endpoints
     assert not state.live
-    assert not (await api.consumer.ListEndpoints(service=OTHER)).endpoints
+    assert not (await api.operator.ListEndpoints(service=OTHER)).endpoints
 
 
 async def test_an_address_that_the_policy_refuses_is_refused(api):
@@ -210,7 +213,7 @@ async def test_an_address_that_the_policy_refuses_is_refused(api):
             0
         ] == "ENDPOINT_REFUSED"
     assert api.revision == before
-    assert not (await api.consumer.ListEndpoints()).endpoints
+    assert not (await api.operator.ListEndpoints()).endpoints
 
 
 async def test_only_the_owner_serves_a_service(api):
@@ -247,7 +250,7 @@ async def test_a_registration_repeated_is_the_same_endpoint(api):
     late = await api.provider.RegisterEndpoint(**register)
     assert (late.endpoint.id, late.endpoint.HasField("ended_at")) == (first.endpoint.id, True)
     assert api.revision == before
-    assert not (await api.consumer.ListEndpoints()).endpoints
+    assert not (await api.operator.ListEndpoints()).endpoints
 
 
 async def test_an_endpoint_says_goodbye_once(api):
@@ -261,7 +264,7 @@ async def test_an_endpoint_says_goodbye_once(api):
     assert again == first
     assert (await refused(api.provider.Heartbeat(endpoint_id=endpoint)))[0] == "LEASE_UNKNOWN"
     assert endpoint not in api.leases.ages()
-    assert not (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    assert not (await api.operator.ListEndpoints(service=SERVICE)).endpoints
 
 
 async def test_an_operator_may_end_any_endpoint(api):
@@ -285,7 +288,7 @@ async def test_endpoints_come_in_pages_without_those_that_ended(api):
     await api.provider.DeregisterEndpoint(endpoint_id=made.pop())
     seen, token = [], ""
     while True:
-        answer = await api.consumer.ListEndpoints(service=SERVICE, page_size=2, page_token=token)
+        answer = await api.operator.ListEndpoints(service=SERVICE, page_size=2, page_token=token)
         seen += [state.endpoint.id for state in answer.endpoints]
         token = answer.next_page_token
         if not token:
@@ -301,7 +304,7 @@ async def test_an_instance_has_weight_zone_and_health(api):
     changed = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)
     assert changed.endpoint.id == first.id
     assert changed.endpoint.registered_at == first.registered_at
-    (state,) = (await api.consumer.ListEndpoints(service=SERVICE)).endpoints
+    (state,) = (await api.operator.ListEndpoints(service=SERVICE)).endpoints
     assert (state.endpoint.weight, state.endpoint.zone, state.endpoint.health_checked) == (128, "ha-dong-1", True)
     assert changed.revision in api.effects
     again = await api.provider.RegisterEndpoint(**register, weight=128, zone="ha-dong-1", health_checked=True)
@@ -325,3 +328,15 @@ async def test_weight_and_zone_have_a_form(api, fields, reason):
     call = api.provider.RegisterEndpoint(services=[SERVICE], address=ADDRESS, **fields)
     assert (await refused(call))[0] == reason
     assert api.revision == before
+
+
+@pytest.mark.parametrize(
+    "package", ["lgsp.api.registry.v2", "grpc.reflection.v2", "google.rpc", "envoy.service.auth.v3"]
+)
+async def test_names_of_the_platform_are_nobodys(api, package):
+    file = descriptor_pb2.FileDescriptorProto(name="x.proto", package=package, syntax="proto3")
+    file.service.add(name="RegistryService")
+    contract = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    service = pb.Service(name=f"{package}.RegistryService", provider=PROVIDER)
+    for caller in (api.provider, api.operator):
+        assert (await refused(caller.PublishService(service=service, contract=contract)))[0] == "IDENTIFIER_INVALID"

@@ -17,6 +17,7 @@ from lgsp.registry.contracts import MAX_METHODS, load_contract
 from lgsp.registry.masks import leaves
 from tests.contract.registry.stage import ADDRESS, CONSUMER, CONTRACT, PROVIDER, SERVICE, reason_of_error, refused
 
+FAR = 253_402_300_800
 RETIRED, DRAFT = "hanoi.old.v1.OldService", "hanoi.next.v1.NextService"
 
 
@@ -53,6 +54,12 @@ def service_of(methods: int) -> descriptor_pb2.FileDescriptorProto:
 
 
 # --- contracts ---------------------------------------------------------------------------------------------------------
+
+
+def shadowing(name: str, package: str, message: str) -> bytes:
+    """A contract that brings something else under a name of what gateways add to it."""
+    return contract(file(name, package, message_type=[descriptor_pb2.DescriptorProto(name=message)]))
+
 
 CONTRACTS: dict[str, bytes] = {
     "truncated": CONTRACT[: len(CONTRACT) // 2],
@@ -140,6 +147,55 @@ async def test_an_identifier_that_is_none(api, what):
     assert api.revision == before
 
 
+SHADOWING: dict[str, bytes] = {
+    "a status of its own": shadowing("google/rpc/status.proto", "google.rpc", "Other"),
+    "a status without fields": shadowing("google/rpc/status.proto", "google.rpc", "Status"),
+    "no Any in its place": shadowing("google/protobuf/any.proto", "google.protobuf", "Other"),
+    "no Duration in its place": shadowing("google/protobuf/duration.proto", "google.protobuf", "Other"),
+    "an ErrorInfo elsewhere": shadowing("own.proto", "google.rpc", "ErrorInfo"),
+    "a message in the place of a package": shadowing("own.proto", "google", "rpc"),
+    "a package in the place of a message": shadowing("own.proto", "google.rpc.Status", "M"),
+}
+
+
+@pytest.mark.parametrize("what", SHADOWING)
+def test_what_gateways_add_to_a_contract_is_shadowed_by_nothing_in_it(what):
+    """Envoy refused such routes, kept those that it had, and with them what was revoked since."""
+    with pytest.raises(BusError) as caught:
+        load_contract(SHADOWING[what])
+    assert caught.value.reason.name == "CONTRACT_INVALID"
+    load_contract(shadowing("own.proto", "own.v1", "Status"))
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "a packed text": {"type": 9, "label": 3, "options": {"packed": True}},
+    "one packed number": {"type": 5, "label": 1, "options": {"packed": True}},
+    "a lazy text": {"type": 9, "label": 1, "options": {"lazy": True}},
+    "a JavaScript type of a text": {"type": 9, "label": 1, "options": {"jstype": 1}},
+    "a JSON name with a null": {"type": 9, "label": 1, "json_name": "a\0b"},
+    "a JSON name in brackets": {"type": 9, "label": 1, "json_name": "[a]"},
+    "an option that nobody resolved": {
+        "type": 9,
+        "label": 1,
+        "options": {"uninterpreted_option": [{"identifier_value": "x"}]},
+    },
+}
+
+
+@pytest.mark.parametrize("what", FIELDS)
+def test_what_envoy_would_refuse_is_refused(what):
+    """Envoy refused such routes, kept those that it had, and with them what was revoked since."""
+    for deep in (False, True):
+        message = descriptor_pb2.DescriptorProto(name="M", field=[{"name": "f", "number": 1} | FIELDS[what]])
+        outer = descriptor_pb2.DescriptorProto(name="O", nested_type=[message]) if deep else message
+        with pytest.raises(BusError) as caught:
+            load_contract(contract(file(message_type=[outer])))
+        assert caught.value.reason.name == "CONTRACT_INVALID"
+    fine = {"type": 5, "label": 3, "options": {"packed": True}, "json_name": "a[b]c"}
+    message = descriptor_pb2.DescriptorProto(name="M", field=[{"name": "f", "number": 1} | fine])
+    load_contract(contract(file(message_type=[message])))
+
+
 # --- reforms, grants, purposes, fields -----------------------------------------------------------------------------------
 
 Call = Callable[[Any], Any]
@@ -213,6 +269,30 @@ ROWS: dict[str, tuple[Call, str]] = {
     "an operation id with a line break": (
         lambda api: api.provider.ApproveGrant(id="asked", operation_id="a\r\nNats-Rollup: all"),
         "IDENTIFIER_INVALID",
+    ),
+    "an agency as of the year 10000": (
+        lambda api: api.consumer.GetAgency(id="H26.1", as_of={"seconds": FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "agencies before the year 1": (
+        lambda api: api.consumer.ListAgencies(as_of={"seconds": -FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "a reform in the year 10000": (
+        lambda api: api.operator.ReorganizeAgencies(act="x", date={"seconds": FAR}),
+        "REQUEST_MALFORMED",
+    ),
+    "an agency that ends in the year 10000": (
+        lambda api: api.operator.CreateAgency(agency=pb.Agency(id="H26.6", valid_until={"seconds": FAR})),
+        "REQUEST_MALFORMED",
+    ),
+    "an agency whose time has less than no nanoseconds": (
+        lambda api: api.operator.ImportAgencies(agencies=[pb.Agency(id="H26.6", valid_from={"nanos": -1})]),
+        "REQUEST_MALFORMED",
+    ),
+    "a sunset in the year 10000": (
+        lambda api: api.provider.DeprecateService(name=SERVICE, sunset_at={"seconds": FAR}),
+        "REQUEST_MALFORMED",
     ),
     "an endpoint for a service that is not there": (
         lambda api: api.provider.RegisterEndpoint(services=["a.b.C"], address=ADDRESS),

@@ -250,6 +250,9 @@ async def test_usable_is_what_holds_now_for_the_system_its_agency_its_groups_and
     assert mine["GetProvince"].until == soon
     assert not mine["StreamWards"].HasField("until")
     assert set(await usable(expiring_within=Duration(seconds=7 * 86400))) == {"GetProvince"}
+    assert await usable(expiring_within=Duration(seconds=2**62)) == await usable(
+        expiring_within=Duration(seconds=10**10)
+    )
     assert await catalogue.names(usable=True) == [SERVICE]
     catalogue.now += timedelta(days=4)
     assert set(await usable()) == {"GetWard", "StreamWards", "ListWards"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from google.protobuf import descriptor_pb2
 
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from tests.contract.registry.stage import CONSUMER, OPERATOR, PROVIDER, SERVICE, operation, refused
@@ -199,3 +200,48 @@ async def test_groups_are_checked_and_repeatable(personal):
     ):
         assert (await refused(personal.operator.PutGroup(group=wrong)))[0] == reason
     assert PROVIDER not in first.group.members
+
+
+async def test_an_operation_id_that_is_used_again_loses_nothing(personal):
+    """NATS takes a second message with the same id for the first one and acknowledges it without keeping it."""
+    op = operation()
+    await personal.operator.CreateGrant(grant=asked(), operation_id=op)
+    narrowed = await personal.operator.NarrowGrant(id="g", terms=pb.Grant(rate=5), reason="x", operation_id=op)
+    assert narrowed.grant.rate == (await personal.operator.GetGrant(id="g")).grant.rate == 5
+    again = await personal.operator.NarrowGrant(id="g", terms=pb.Grant(rate=5), reason="x", operation_id=op)
+    assert again.revision == narrowed.revision
+    await personal.operator.RevokeGrant(id="g", reason="x", operation_id=op)
+    assert (await personal.operator.GetGrant(id="g")).grant.HasField("revoked_at")
+    for members in ([CONSUMER], []):
+        await personal.operator.PutGroup(group=pb.Group(id="group", members=members), operation_id=op)
+        assert (await personal.operator.ListGroups()).groups[0].members == members
+    await personal.provider.DeprecateService(name=SERVICE, operation_id=op)
+    await personal.provider.RetireService(name=SERVICE, operation_id=op)
+    assert (await personal.operator.GetService(name=SERVICE)).service.HasField("retired_at")
+
+
+def wide_contract() -> bytes:
+    file = descriptor_pb2.FileDescriptorProto(name="w.proto", package="w.v1", syntax="proto3")
+    holder, fields = file.message_type.add(name="Holder"), file.message_type.add(name="Fields")
+    holder.field.add(name="all", number=1, label=1, type=11, type_name=".w.v1.Fields")
+    for number in range(1, 301):
+        fields.field.add(name=f"f{number}", number=number, label=1, type=9)
+    file.service.add(name="S").method.add(name="Get", input_type=".w.v1.Holder", output_type=".w.v1.Holder")
+    return descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+
+
+async def test_a_message_of_many_fields_is_approved_and_narrowed(api):
+    """One path stands for more leaves than a request may name paths: those that are kept are not asked for anew."""
+    service = pb.Service(name="w.v1.S", provider=PROVIDER)
+    await api.provider.PublishService(service=service, contract=wide_contract())
+    wide = {"consumer": CONSUMER, "service": "w.v1.S", "methods": ["Get"]}
+    masks = [{"method": "Get", "paths": ["all"]}]
+    await api.consumer.RequestGrant(grant=pb.Grant(id="w", masks=masks, **wide))
+    assert len((await api.provider.ApproveGrant(id="w")).grant.masks[0].paths) == 300
+    assert (await api.provider.NarrowGrant(id="w", terms=pb.Grant(rate=5), reason="x")).grant.rate == 5
+    fewer = pb.Grant(masks=[{"method": "Get", "paths": ["all.f7"]}])
+    narrowed = await api.provider.NarrowGrant(id="w", terms=fewer, reason="x")
+    assert list(narrowed.grant.masks[0].paths) == ["all.f7"]
+    assert (await refused(api.provider.NarrowGrant(id="w", terms=pb.Grant(masks=masks), reason="x")))[0] == (
+        "GRANT_TERMS_REFUSED"
+    )

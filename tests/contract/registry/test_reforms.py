@@ -293,3 +293,11 @@ async def test_a_hundred_requests_may_wait_and_no_more(api):
     assert (reason, "withdraw" in detail) == ("GRANT_TERMS_REFUSED", True)
     await api.consumer.RevokeGrant(id="ask-7", reason="thôi")
     assert (await api.consumer.RequestGrant(grant=more, reason="x")).grant.id == "more"
+
+
+async def test_an_operation_id_of_something_else_is_no_reform(api):
+    """What was done under the id before is not answered as if the reform had been."""
+    op = operation()
+    await api.operator.CreateAgency(agency=pb.Agency(id="H26.5", parent="H26"), operation_id=op)
+    await reform(api, abolish("H26.5"), operation_id=op)
+    assert (await agency(api, "H26.5")).valid_until.seconds == 1000

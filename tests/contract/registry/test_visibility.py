@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pb2
 
+from lgsp.api.adapter.v1 import options_pb2
 from lgsp.api.registry.v1 import registry_pb2 as pb
-from tests.contract.registry.stage import CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, refused
+from tests.contract.registry.stage import ADDRESS, CONSUMER, CONTRACT, OPERATOR, PROVIDER, SERVICE, refused
+from tests.support.descriptors import descriptor_set
 
 STEWARD, STRANGER = "H26.1/steward", "H26.2/stranger"
 REGISTRY = "lgsp.api.registry.v1.RegistryService"
@@ -34,6 +36,7 @@ async def draft(api) -> None:
         ("CheckContract", {"service": SERVICE, "contract": CONTRACT}),
         ("DeprecateService", {"name": SERVICE}),
         ("RetireService", {"name": SERVICE}),
+        ("RegisterEndpoint", {"services": [SERVICE], "address": ADDRESS}),
         ("RequestGrant", {"grant": pb.Grant(consumer=STRANGER, service=SERVICE, methods=["*"])}),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
@@ -41,6 +44,28 @@ async def draft(api) -> None:
 async def test_a_draft_is_not_there_for_others(people, rpc, fields):
     await draft(people)
     assert (await refused(getattr(people.as_(STRANGER), rpc)(**fields)))[0] == "NOT_REGISTERED"
+
+
+async def test_neither_rights_nor_a_successor_tell_of_a_draft(people):
+    await draft(people)
+    rights = people.stub.WatchRights(
+        pb.WatchRightsRequest(services=[SERVICE]), metadata=[("x-lgsp-client", STRANGER)], timeout=20
+    )
+    assert (await refused(rights.read()))[0] == "NOT_REGISTERED"
+    own = descriptor_pb2.FileDescriptorProto(name="own.proto", package="own.v1", syntax="proto3")
+    own.service.add(name="S")
+    service = pb.Service(name="own.v1.S", provider=STRANGER)
+    contract = descriptor_pb2.FileDescriptorSet(file=[own]).SerializeToString()
+    await people.as_(STRANGER).PublishService(service=service, contract=contract)
+    ends = people.as_(STRANGER).DeprecateService(name="own.v1.S", replaced_by=SERVICE)
+    assert (await refused(ends))[0] == "NOT_REGISTERED"
+
+
+async def test_where_a_provider_answers_is_told_to_itself_and_operators(people):
+    await people.publish()
+    await people.provider.RegisterEndpoint(services=[SERVICE], address=ADDRESS)
+    for caller, seen in ((people.provider, 1), (people.operator, 1), (people.as_(STRANGER), 0)):
+        assert len((await caller.ListEndpoints(service=SERVICE)).endpoints) == seen
 
 
 async def test_a_draft_is_there_for_who_decides_on_it_until_all_see_it(people):
@@ -171,3 +196,15 @@ async def test_the_platforms_own_services_are_not_for_operators_to_end(people):
     ):
         assert (await refused(call))[0] == "LIFECYCLE_REFUSED"
     assert people.revision == before
+
+
+async def test_a_query_is_between_a_provider_and_its_database(people):
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set(options_pb2.DESCRIPTOR))
+    file = files.file.add(name="q.proto", package="q.v1", syntax="proto3", dependency=[options_pb2.DESCRIPTOR.name])
+    file.message_type.add(name="K")
+    method = file.service.add(name="S").method.add(name="Get", input_type=".q.v1.K", output_type=".q.v1.K")
+    method.options.Extensions[options_pb2.sql].query = "SELECT secret FROM thing"
+    service = pb.Service(name="q.v1.S", provider=PROVIDER, stewards=[STEWARD])
+    await people.provider.PublishService(service=service, contract=files.SerializeToString())
+    for caller, told in ((people.provider, 1), (people.as_(STEWARD), 1), (people.operator, 1), (people.consumer, 0)):
+        assert (b"SELECT" in (await caller.GetContract(service="q.v1.S")).contract) == told

@@ -12,6 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 import lgsp.api
 from lgsp.adapters.manifest import compile_proto
+from lgsp.api.errors import BusError
 from lgsp.api.registry.v1.registry_pb2 import CLASSIFICATION_PERSONAL, LIFECYCLE_DEPRECATED, Names, Service
 from lgsp.registry.catalogue.openapi import Purposes, document
 from lgsp.registry.catalogue.paths import open_path
@@ -219,3 +220,19 @@ def test_files_without_comments_are_documents_too():
     made = written(contract=bare.SerializeToString())
     validate(made, cls=OpenAPIV31SpecValidator)
     assert made["info"]["description"] == "Tra tấn"
+
+
+@pytest.mark.parametrize("last", ["Nothing", "Words"], ids=["no parameter at all", "parameters"])
+def test_messages_that_hold_each_other_many_times_are_not_written_without_end(last, tmp_path):
+    """20 kB of contract would be hundreds of millions of query parameters."""
+    fields = "".join(f"M{{next}} f{number} = {number}; " for number in range(1, 61))
+    levels = [f"message M{at} {{ {fields.replace('{next}', str(at + 1))} }}" for at in range(5)]
+    ends = {"Nothing": "M0 again = 1;", "Words": "string word = 1;"}
+    (tmp_path / "dag.proto").write_text(
+        'syntax = "proto3"; package dag.v1; import "google/api/annotations.proto";\n'
+        'service S { rpc Get(M0) returns (M5) { option (google.api.http) = {get: "/v1/x"}; } }\n'
+        + "\n".join([*levels, f"message M5 {{ {ends[last]} }}"])
+    )
+    with pytest.raises(BusError) as caught:
+        written("dag.v1.S", compile_proto(tmp_path / "dag.proto"))
+    assert caught.value.reason.name == "REQUEST_TOO_LARGE"

@@ -165,3 +165,11 @@ def test_a_rate_is_for_the_methods_that_are_not_unbounded():
     assert limits([bounded, right("a", methods=["List"])], ["Get", "List"]) == (Limit("a", ("Get",), 5),)
     assert limits([bounded, bounded], ["Get", "List"]) == (Limit("a", ("Get", "List"), 10),)
     assert limits([bounded, right("a")], ["Get", "List"]) == ()
+
+
+def test_a_mask_is_read_from_its_grant_once():
+    """It is asked for with every leaf of the response: thousands of times for each of hundreds of grants."""
+    given = right("a", masks=[{"method": "Get", "paths": ["id"]}])
+    assert given.seen("Get") == frozenset({"id"})
+    assert given.seen("Get") is given.seen("Get")
+    assert given.seen("List") is None

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lgsp.api.registry.v1.registry_pb2 import RestUpstream
 from lgsp.gateway.compiler import rest_policy
-from lgsp.gateway.credentials import checked
+from lgsp.gateway.credentials import checked, load_for, save
+from lgsp.gateway.datadir import Layout
 from lgsp.gateway.errors import SettingsError
 from lgsp.gateway.tls import system_bundle
 from lgsp.gateway.xds import upstream, upstream_cluster
@@ -36,12 +37,16 @@ def test_every_other_name_is_an_other(name):
     assert bool(OTHERS.fullmatch(name)) == (name not in upstream_cluster.FORWARDED)
 
 
-@given(st.text(alphabet="a./%", max_size=8), st.text(alphabet="a./%", max_size=8))
+PIECES = st.lists(st.sampled_from(["a", ".", "/", "%2F", "%5C", "%25", "\\"]), max_size=8).map("".join)
+
+
+@given(PIECES, PIECES)
 def test_a_path_keeps_the_segments_of_its_template(one, two):
     path = f"/v1/{one}/x/{two}"
     segments = path.split("/")[1:]
+    parts = [part for each in segments for part in re.split("%2F|%5C", each)]
     fits = re.fullmatch(upstream.path_pattern("/v1/{a.b}/x/{c=*}"), path)
-    plain = len(segments) == 4 and not {"", ".", ".."} & set(segments)
+    plain = len(segments) == 4 and "" not in segments and not {".", ".."} & set(parts) and "\\" not in path
     assert bool(fits) == plain
 
 
@@ -50,6 +55,27 @@ def test_many_segments_stay_below_their_prefix(rest):
     path = f"/v1/files/{rest}"
     fits = re.fullmatch(upstream.path_pattern("/v1/{name=files/**}"), path)
     assert bool(fits) == (not {"", ".", ".."} & set(path.split("/")[1:]))
+
+
+def test_what_some_servers_take_for_a_slash_makes_no_dot_segment():
+    pattern = re.compile(upstream.path_pattern("/v1/a/{id}"))
+    for value in (
+        "..%2Fx",
+        "a%2F..%2Fb",
+        "x%2F.",
+        "%2F..",
+        "..%5Cx",
+        "a%5C..",
+        "a\\..\\b",
+        "..\\",
+        "\\",
+        "%2E%2E",
+        "%",
+        "%zz",
+    ):
+        assert not pattern.fullmatch(f"/v1/a/{value}"), value
+    for value in ("a%2Fb", "2024%2F15", "%2F%2Fa", "..a", "...", "a..%2Fb", "%25", "%C3%A9", "a%5Cb", ".a%2F.b%2F..c"):
+        assert pattern.fullmatch(f"/v1/a/{value}"), value
 
 
 def test_a_verb_and_signs_are_literal():
@@ -75,6 +101,19 @@ def test_a_credential_has_a_form_and_never_shows_its_value():
         with pytest.raises(SettingsError) as caught:
             checked(*arguments)
         assert "geheim" not in str(caught.value)
+    with pytest.raises(SettingsError):
+        checked("land", "Authorization", "x", ["H26.9"])
+
+
+def test_a_credential_is_for_its_systems_alone(tmp_path):
+    layout = Layout(tmp_path)
+    kept = checked("land", "Authorization", "x", ["H26.9/land", "H26.9/maps"])
+    save(layout, "land", kept)
+    assert [load_for(layout, "land", each) for each in ("H26.9/land", "H26.9/maps")] == [kept, kept]
+    assert load_for(layout, "land", "H26.9/thief") is None
+    # One that an earlier release kept for nobody in particular is nobody's.
+    save(layout, "land", checked("land", "Authorization", "x"))
+    assert load_for(layout, "land", "H26.9/land") is None
 
 
 def test_what_cannot_be_called_as_it_should_is_not_called():

@@ -104,7 +104,7 @@ class Control:
             allowed=lambda endpoint: not self.endpoint_policy.refusal(endpoint.system, endpoint.address),
             sockets=dict.fromkeys(founding.PLATFORM, str(settings.api_socket)),
             exhausted=lambda grant: self.usage.exhausted(grant),
-            credential=functools.partial(credentials.load, settings.layout),
+            credential=functools.partial(credentials.load_for, settings.layout),
             ca_file=tls.system_bundle(),
         )
         self.usage = Ledger(

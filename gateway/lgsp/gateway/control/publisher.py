@@ -56,7 +56,7 @@ class Publisher:
 
     `live` says whether an endpoint's lease runs, `allowed` whether it may answer where it does; `sockets` are the
     platform's own services and their unix sockets; `exhausted` whether a grant's calls of the day are used up;
-    `credential` finds what this node shows to a legacy system, `ca_file` are the certificates this machine trusts; `now`
+    `credential` finds what this node shows to a legacy system of a provider, `ca_file` are the certificates this machine trusts; `now`
     is the clock in UTC.
     """
 
@@ -72,7 +72,7 @@ class Publisher:
         sockets: Mapping[str, str],
         allowed: Callable[[Endpoint], bool] = lambda endpoint: True,
         exhausted: Callable[[str], bool] = lambda grant: False,
-        credential: Callable[[str], Credential | None] = lambda name: None,
+        credential: Callable[[str, str], Credential | None] = lambda name, system: None,
         ca_file: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -244,7 +244,7 @@ class Publisher:
                 raise contract
             policy = self._policy(service, contract)
             if policy.rest is not None:
-                return self._legacy(policy, policy.rest), [(ENDPOINTS, name)]
+                return self._legacy(service, policy, policy.rest), [(ENDPOINTS, name)]
             return self._resources(name, policy), []
         except Exception as error:  # whatever is wrong with one service must not reach the others
             why = {"reason": error.reason.name, "detail": error.detail} if isinstance(error, BusError) else {}
@@ -260,11 +260,11 @@ class Publisher:
         made.append(Resource.of(name, resources.service_routes(policy)))
         return made
 
-    def _legacy(self, policy: ServicePolicy, rest: RestPolicy) -> list[Resource]:
+    def _legacy(self, service: Service, policy: ServicePolicy, rest: RestPolicy) -> list[Resource]:
         """A system that Envoy calls itself, with its credential."""
         name = policy.name
         made = [Resource.of(name, clusters.rest_cluster(name, rest))]
-        found = self._credential(rest.secret.removeprefix(compiler.CREDENTIAL_SECRET)) if rest.secret else None
+        found = self._kept(service) if rest.secret else None
         if found is not None:
             self._secret_of[name] = rest.secret
             made.append(Resource.of(rest.secret, upstream_cluster.secret(rest.secret, found.value.encode())))
@@ -295,10 +295,15 @@ class Publisher:
     def _serves(self, endpoint: Endpoint) -> bool:
         return not endpoint.HasField("ended_at") and self._live(endpoint.id) and self._allowed(endpoint)
 
+    def _kept(self, service: Service) -> Credential | None:
+        """The service's credential, if this node has it for the service's provider."""
+        name = service.rest.credential
+        return self._credential(name, service.provider) if name else None
+
     def _rest(self, service: Service) -> RestPolicy | None:
         if not service.HasField("rest"):
             return None
-        found = self._credential(service.rest.credential) if service.rest.credential else None
+        found = self._kept(service)
         return compiler.rest_policy(service.rest, found.header if found else None, self._ca_file)
 
     def _withdraw_unknown(self, upserts: list[Resource], removals: list[tuple[str, str]], failed: set[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import grpc
@@ -20,11 +19,13 @@ from lgsp.gateway.control.standard import REFLECTION, REFLECTION_ALPHA
 from lgsp.registry.api.base import Context
 from lgsp.registry.catalogue.filesets import FileSet, declared_services, file_set
 from lgsp.registry.catalogue.rights import usable_services
+from lgsp.registry.recent import Made
 from lgsp.registry.store import Store
 
 # Contracts that one question is looked for in, those of the name's own package first.
 MAX_SEARCHED: Final = 200
-_KEPT: Final = 256
+# Of contracts, whose parts are kept for the next question.
+_KEPT_BYTES: Final = 64 << 20
 _NOT_FOUND: Final = grpc.StatusCode.NOT_FOUND.value[0]
 _INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
@@ -39,7 +40,7 @@ class Reflection:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store, self._caller, self._now = store, caller, now
-        self._made, self._declared = lru_cache(_KEPT)(file_set), lru_cache(_KEPT)(declared_services)
+        self._made = Made(_KEPT_BYTES)
 
     def handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
         """Both versions: they are the same on the wire."""
@@ -68,8 +69,11 @@ class Reflection:
         """The service's contract, without services that the caller may not call."""
         entry = self._store.state.get("service", service)
         assert entry is not None, "a usable service is registered"
-        contract = await self._store.get_contract(entry.record.service.contract_digest)
-        return self._made(contract, self._declared(contract) & usable | {service})
+        digest = entry.record.service.contract_digest
+        contract = await self._store.get_contract(digest)
+        declared = self._made.of((digest,), len(contract), lambda: declared_services(contract))
+        wanted = declared & usable | {service}
+        return self._made.of((digest, wanted), len(contract), lambda: file_set(contract, wanted))
 
 
 class _Conversation:

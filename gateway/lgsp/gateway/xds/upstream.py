@@ -61,8 +61,13 @@ _BODILESS: Final = {
     ],
     "request_headers_to_remove": ["content-type"],
 }
-# One path segment that is neither empty nor `.` nor `..`.
-_SEGMENT: Final = r"(?:[^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)"
+# One path segment that is neither empty nor `.` nor `..`, also for a server that takes `%2F` or `%5C` for a slash. A bare
+# backslash, which the transcoder does not escape, is a slash to some: it fits nothing.
+_ESCAPED: Final = r"%(?:[01346-9A-F][0-9A-F]|2[0-9A-D]|5[0-9ABD-F])"
+_ANY: Final = rf"(?:[^/%\\]|{_ESCAPED})"
+_PART: Final = rf"(?:\.?(?:[^/.%\\]|{_ESCAPED}){_ANY}*|\.\.{_ANY}+)"
+_SLASHES: Final = rf"(?:%(?:2F|5C){_PART}?)"
+_SEGMENT: Final = rf"(?:{_PART}{_SLASHES}*|{_SLASHES}+)"
 MakeRoute = Callable[[ServicePolicy, MethodPolicy], dict[str, Any]]
 _VARIABLE: Final = re.compile(r"\{[^}=]+(?:=([^}]*))?\}|\*\*|\*")
 

@@ -11,7 +11,7 @@ from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import identifiers, paging
 from lgsp.registry.agencies import MAX_RECORDS, Reform, agency_at, check_agency
 from lgsp.registry.agency_imports import MAX_DIFFERENCES, MAX_DRY_RUN, differences, only, with_history
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, now
+from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, checked_time, copied, now
 from lgsp.registry.state import Entry
 from lgsp.registry.store import Write
 
@@ -44,7 +44,7 @@ class Agencies(Part):
         entry = self.state.resolve_agency(request.id)
         found = entry.record.agency if entry is not None else None
         if found is not None and request.HasField("as_of"):
-            found = agency_at(found, request.as_of)
+            found = agency_at(found, checked_time(request.as_of))
         if entry is None or found is None:
             then = " at that time" if entry is not None else ""
             raise BusError("NOT_REGISTERED", f"no agency {request.id[:64]!r}{then}")
@@ -52,6 +52,7 @@ class Agencies(Part):
 
     async def ListAgencies(self, request: pb.ListAgenciesRequest, context: Context) -> pb.ListAgenciesResponse:
         self.caller(context)
+        checked_time(request.as_of)
 
         def then(entry: Entry) -> pb.Agency | None:
             agency = entry.record.agency
@@ -78,10 +79,10 @@ class Agencies(Part):
         self, request: pb.ReorganizeAgenciesRequest, context: Context
     ) -> pb.ReorganizeAgenciesResponse:
         caller = self.operator(context)
-        done = self._done_already(caller, request.operation_id)
+        done = self._done_already(caller, request)
         if done is not None:
             return done
-        date = request.date if request.HasField("date") else now()
+        date = checked_time(request.date) if request.HasField("date") else now()
         if not request.act.strip() or len(request.act) > _MAX_ACT:
             raise BusError("REORGANIZATION_INVALID", f"name the decree or decision, in at most {_MAX_ACT} characters")
         reform = Reform(self.state, date, request.act, request.grants, now(), caller)
@@ -108,11 +109,11 @@ class Agencies(Part):
         entry = self.state.get(kind, key)
         return Write(kind, key, value, entry.revision if entry is not None else 0)
 
-    def _done_already(self, caller: str, operation_id: str) -> pb.ReorganizeAgenciesResponse | None:
+    def _done_already(self, caller: str, request: pb.ReorganizeAgenciesRequest) -> pb.ReorganizeAgenciesResponse | None:
         """What this very operation wrote, as far as nothing replaced it since."""
-        if not operation_id:
+        if not request.operation_id or request.dry_run:
             return None
-        mine, answer = f"{caller} {operation_id}", pb.ReorganizeAgenciesResponse(effective=True)
+        mine, answer = f"{caller} {request.operation_id}", pb.ReorganizeAgenciesResponse(effective=True)
         for kind, into in (("agency", answer.agencies), ("system", answer.systems), ("grant", answer.grants)):
             for entry in self.state.all(kind).values():
                 if entry.record.operation_id == mine:
@@ -120,13 +121,12 @@ class Agencies(Part):
                     answer.revision = max(answer.revision, entry.revision)
         for system in answer.systems:
             system.ClearField("development_secret")
-        return answer if answer.revision else None
+        # Every reform changes an agency: without one by this act the id was that of another operation.
+        return answer if any(each.act == request.act for each in answer.agencies) else None
 
     async def ImportAgencies(self, request: pb.ImportAgenciesRequest, context: Context) -> pb.ImportAgenciesResponse:
-        caller, given = (
-            self.operator(context),
-            {each.id: self._whole(each, request.fields) for each in request.agencies},
-        )
+        caller = self.operator(context)
+        given = {each.id: self._whole(each, request.fields) for each in request.agencies}
         most = MAX_DRY_RUN if request.dry_run else MAX_RECORDS
         if not given or len(given) < len(request.agencies) or len(given) > most:
             raise BusError("REORGANIZATION_INVALID", f"an import holds 1 to {most} agencies, each once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Container, Sequence
+from datetime import UTC
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -172,6 +173,16 @@ def repeated(entry: Entry, caller: str, operation_id: str) -> bool:
 def fresh_id(caller: str, operation_id: str) -> str:
     """An id for a new record: the same for the same operation, so that it can be repeated."""
     return uuid.uuid5(uuid.NAMESPACE_URL, f"{caller} {operation_id}").hex if operation_id else uuid.uuid4().hex
+
+
+def checked_time(stamp: Timestamp) -> Timestamp:
+    """The instant; REQUEST_MALFORMED outside the years 1 to 9999, where nothing can reckon with it."""
+    try:
+        stamp.ToNanoseconds()
+        stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise BusError("REQUEST_MALFORMED", "a time of the request is outside the years 1 to 9999") from None
+    return stamp
 
 
 def copied(message: M) -> M:

@@ -202,7 +202,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
             own = [each for each in grants if each.service == name]
             rows += [(f"{name}/{method}", self._usable(name, method, own)) for method in sorted(facts.methods)]
         within = request.expiring_within if request.HasField("expiring_within") else None
-        until = now.timestamp() + within.ToTimedelta().total_seconds() if within is not None else None
+        until = now.timestamp() + within.seconds if within is not None else None
         kept = [
             (key, row)
             for key, row in rows

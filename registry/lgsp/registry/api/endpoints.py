@@ -28,6 +28,7 @@ class Endpoints(Part):
         if not 0 < len(request.services) <= 100:
             raise BusError("REQUEST_MALFORMED", "an endpoint serves 1 to 100 services")
         for name in request.services:
+            self.need_visible("service", name, caller)
             service = self.need_active_service(name)
             if service.provider != caller:
                 raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{name} belongs to {service.provider}")
@@ -103,11 +104,12 @@ class Endpoints(Part):
         return pb.DeregisterEndpointResponse(revision=revision, effective=done)
 
     async def ListEndpoints(self, request: pb.ListEndpointsRequest, context: Context) -> pb.ListEndpointsResponse:
-        self.caller(context)
+        caller = self.caller(context)
 
         def wanted(entry: Entry) -> bool:
             each = entry.record.endpoint
-            return not each.HasField("ended_at") and (not request.service or request.service in each.services)
+            asked = not each.HasField("ended_at") and request.service in ("", *each.services)
+            return asked and self.visible(caller, "endpoint", entry.record)
 
         found, token = paging.page(self.state, "endpoint", request, wanted)
         states = [self.endpoint_state(each.record.endpoint) for each in found]

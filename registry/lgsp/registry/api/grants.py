@@ -72,7 +72,7 @@ class Grants(Part):
     async def ApproveGrant(self, request: pb.ApproveGrantRequest, context: Context) -> pb.ApproveGrantResponse:
         caller, entry = self._decider(request.id, context)
         grant, revision = entry.record.grant, entry.revision
-        if not repeated(entry, caller, request.operation_id):
+        if not _done(entry, caller, request.operation_id, "approved"):
             _need_state(grant, REQUESTED)
             self._need_another(caller, grant)
             narrowed, detail = await self._narrowed(grant, request.terms)
@@ -86,7 +86,7 @@ class Grants(Part):
     async def NarrowGrant(self, request: pb.NarrowGrantRequest, context: Context) -> pb.NarrowGrantResponse:
         caller, entry = self._decider(request.id, context)
         grant, revision = entry.record.grant, entry.revision
-        if not repeated(entry, caller, request.operation_id):
+        if not _done(entry, caller, request.operation_id, "narrowed"):
             _need_state(grant, ACTIVE)
             narrowed, detail = await self._narrowed(grant, request.terms)
             if not detail:
@@ -102,7 +102,7 @@ class Grants(Part):
     async def RefuseGrant(self, request: pb.RefuseGrantRequest, context: Context) -> pb.RefuseGrantResponse:
         caller, entry = self._decider(request.id, context)
         grant, revision = copied(entry.record.grant), entry.revision
-        if not repeated(entry, caller, request.operation_id):
+        if not _done(entry, caller, request.operation_id, "refused"):
             _need_state(grant, REQUESTED)
             _add_step(grant, REFUSED, caller, "refused", _reason(request.reason))
             revision = await self.replace("grant", grant.id, grant, entry, request.operation_id, caller)
@@ -225,7 +225,7 @@ class Grants(Part):
         service = self.need_active_service(grant.service)
         responses = await self._responses(service)
         made = with_terms(grant, terms)
-        check_terms(made, service, responses)
+        check_terms(made, service, responses, grant.masks)
         return made, ", ".join(check_narrower(grant, made, responses))
 
     async def _same_grant(self, grant: pb.Grant, known: Entry, caller: str, operation_id: str) -> tuple[pb.Grant, int]:
@@ -245,6 +245,12 @@ def _without_history(grant: pb.Grant) -> pb.Grant:
     for name in ("state", "steps"):
         made.ClearField(name)
     return made
+
+
+def _done(entry: Entry, caller: str, operation_id: str, action: str) -> bool:
+    """True when this very operation took this step last; the same id on another step is another operation."""
+    steps = entry.record.grant.steps
+    return repeated(entry, caller, operation_id) and bool(steps) and steps[-1].action == action
 
 
 def _add_step(

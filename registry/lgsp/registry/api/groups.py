@@ -5,7 +5,7 @@ from __future__ import annotations
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import paging
-from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied, repeated
+from lgsp.registry.api.base import EFFECTIVE_S, Context, Part, copied
 from lgsp.registry.grants import check_group
 
 
@@ -17,7 +17,7 @@ class Groups(Part):
         check_group(group)
         entry = self.state.get("group", group.id)
         revision = entry.revision if entry is not None else 0
-        if entry is None or not (entry.record.group == group or repeated(entry, caller, request.operation_id)):
+        if entry is None or entry.record.group != group:
             if entry is not None and entry.record.group.HasField("ended_at"):
                 raise BusError("ALREADY_EXISTS", f"the group {group.id} has ended; choose another name")
             for member in group.members:

@@ -93,6 +93,8 @@ class Publishing(Part):
         service = _wished(wanted.service)
         identifiers.check_service(service.name)
         self.need_not_platform(service.name)
+        if identifiers.is_reserved(service.name) and self.state.get("service", service.name) is None:
+            raise BusError("IDENTIFIER_INVALID", f"{service.name} is in a package of the platform, gRPC or protobuf")
         entry = self._own_or_new(caller, service)
         return _Plan(wanted, service, entry, entry is not None and repeated(entry, caller, operation_id))
 

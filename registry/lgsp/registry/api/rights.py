@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 
 from lgsp.api.errors import BusError
@@ -19,10 +18,13 @@ from lgsp.registry.api.base import Context, Part
 from lgsp.registry.contracts import Contract, load_contract
 from lgsp.registry.grants import boundaries, holds
 from lgsp.registry.masks import with_keys
+from lgsp.registry.recent import Made
 from lgsp.registry.state import Change
 
 MAX_SERVICES: Final = 100
 SIGN_OF_LIFE_S: Final = 15.0
+# By their bytes: loaded, a contract is some ten times as large.
+_contracts: Final = Made(16 << 20)
 
 
 class Rights(Part):
@@ -50,6 +52,7 @@ class Rights(Part):
         if not 0 < len(named) <= MAX_SERVICES:
             raise BusError("REQUEST_MALFORMED", f"1 to {MAX_SERVICES} services are named")
         for name in named:
+            self.need_visible("service", name, caller)
             provider = self.need_active_service(name).provider
             if caller != provider and not self.operators(caller):
                 raise BusError("SERVICE_OWNED_BY_ANOTHER", f"{name} belongs to {provider}")
@@ -115,9 +118,8 @@ def _fill(response: pb.WatchRightsResponse, held: list[rights.Right], contract: 
     response.methods.extend(alike.values())
 
 
-@lru_cache(maxsize=64)
 def _loaded(contract: bytes) -> Contract:
-    return load_contract(contract)
+    return _contracts.of((contract,), len(contract), lambda: load_contract(contract))
 
 
 def _view(view: rights.View) -> pb.View:

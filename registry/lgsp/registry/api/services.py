@@ -5,8 +5,9 @@ from __future__ import annotations
 from lgsp.api.errors import BusError
 from lgsp.api.registry.v1 import registry_pb2 as pb
 from lgsp.registry import compatibility, contracts, paging
-from lgsp.registry.api.base import EFFECTIVE_S, Context, copied, now, repeated
+from lgsp.registry.api.base import EFFECTIVE_S, Context, checked_time, copied, now, repeated
 from lgsp.registry.api.publishing import Publishing, own_files, version_key
+from lgsp.registry.catalogue.public import public_contract
 from lgsp.registry.lifecycle import DEPRECATED, RETIRED, need_step
 from lgsp.registry.state import Entry
 from lgsp.registry.visibility import decides
@@ -20,11 +21,15 @@ class Services(Publishing):
     ) -> pb.DeprecateServiceResponse:
         caller, entry = self._owned(request.name, context)
         service, revision = copied(entry.record.service), entry.revision
-        if not repeated(entry, caller, request.operation_id):
+        if service.lifecycle != DEPRECATED or not repeated(entry, caller, request.operation_id):
             need_step("deprecate", service)
-            if request.HasField("sunset_at") and request.sunset_at.ToNanoseconds() <= now().ToNanoseconds():
+            if (
+                request.HasField("sunset_at")
+                and checked_time(request.sunset_at).ToNanoseconds() <= now().ToNanoseconds()
+            ):
                 raise BusError("LIFECYCLE_REFUSED", "the sunset lies in the past: retire the service instead")
             if request.replaced_by:
+                self.need_visible("service", request.replaced_by, caller)
                 self.need_active_service(request.replaced_by)
             service.lifecycle, service.replaced_by = DEPRECATED, request.replaced_by
             if not service.HasField("deprecated_at"):
@@ -89,12 +94,16 @@ class Services(Publishing):
         return broken, compatibility.touched_methods(contracts.load_contract(before), service, broken)
 
     async def GetContract(self, request: pb.GetContractRequest, context: Context) -> pb.GetContractResponse:
-        entry = self.need_visible("service", request.service, self.caller(context))
+        caller = self.caller(context)
+        entry = self.need_visible("service", request.service, caller)
         digest = entry.record.service.contract_digest
         if request.version:
             found = self.need("service_version", version_key(request.service, request.version))
             digest = found.record.service_version.contract_digest
-        return pb.GetContractResponse(contract=await self.store.get_contract(digest), digest=digest)
+        contract = await self.store.get_contract(digest)
+        if not decides(self.state, caller, request.service) and not self.operators(caller):
+            contract = public_contract(contract)  # a query is between a provider and its own database
+        return pb.GetContractResponse(contract=contract, digest=digest)
 
     def _owned(self, name: str, context: Context) -> tuple[str, Entry]:
         caller = self.caller(context)

@@ -152,7 +152,7 @@ def _in_query(schemas: Schemas, request: Descriptor, binding: Binding) -> Iterat
     if binding.body == "*" or request.full_name == _HTTP_BODY:
         return
     elsewhere = fixed_fields(binding.path) | ({binding.body} if binding.body else set())
-    for name, found in _leaves(request, "", (request.full_name,)):
+    for name, found in _leaves(schemas, request, "", (request.full_name,)):
         if not any(name == each or name.startswith(f"{each}.") for each in elsewhere):
             yield {"name": name, "in": "query", **_query_value(schemas, found)}
 
@@ -164,13 +164,15 @@ def _query_value(schemas: Schemas, found: FieldDescriptor) -> dict[str, Any]:
     return {**told, "required": found.is_required, "schema": schema, **more}
 
 
-def _leaves(message: Descriptor, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, FieldDescriptor]]:
-    for found in message.fields:
+def _leaves(
+    schemas: Schemas, message: Descriptor, prefix: str, above: tuple[str, ...]
+) -> Iterator[tuple[str, FieldDescriptor]]:
+    for found in map(schemas.look, message.fields):
         inner = found.message_type
         if inner is None or is_textual(found):
             yield prefix + found.name, found
         elif not found.is_repeated and _may_open(inner, above):
-            yield from _leaves(inner, f"{prefix}{found.name}.", (*above, inner.full_name))
+            yield from _leaves(schemas, inner, f"{prefix}{found.name}.", (*above, inner.full_name))
 
 
 def _may_open(message: Descriptor, above: tuple[str, ...]) -> bool:

@@ -11,7 +11,11 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, OneofDescriptor
 
+from lgsp.api.errors import BusError
+
 Schema = dict[str, Any]
+# A few messages that hold each other many times over are small in a contract and beyond all bounds in a document.
+MAX_FIELDS: Final = 100_000
 _F: Final = FieldDescriptor
 _INT: Final = {"type": "integer", "format": "int32"}
 _UINT: Final = {"type": "integer", "format": "uint32", "minimum": 0}
@@ -82,6 +86,7 @@ class Schemas:
 
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
+        self._room = MAX_FIELDS
         self.named: dict[str, Schema] = {}
 
     def message(self, message: Descriptor) -> Schema:
@@ -103,8 +108,16 @@ class Schemas:
             made["allOf"] = rules
         return made | self._told(message.full_name, message.GetOptions().deprecated)
 
+    def look(self, field: FieldDescriptor) -> FieldDescriptor:
+        """The field; REQUEST_TOO_LARGE when the document looks at more of them than it may."""
+        self._room -= 1
+        if self._room < 0:
+            raise BusError("REQUEST_TOO_LARGE", f"a document has at most {MAX_FIELDS} fields: take the descriptor set")
+        return field
+
     def field(self, field: FieldDescriptor) -> Schema:
         """A field with its comment."""
+        self.look(field)
         told = self._told(field.full_name, field.GetOptions().deprecated)
         entry = field.message_type
         if entry is not None and entry.GetOptions().map_entry:
