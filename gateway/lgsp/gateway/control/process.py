@@ -47,6 +47,7 @@ from lgsp.gateway.usage.ledger import Ledger
 from lgsp.gateway.xds import cache
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
+from lgsp.gateway.xds.connection import ROUTES
 from lgsp.gateway.xds.policy import EdgePolicy
 from lgsp.registry.api import RegistryServicer
 from lgsp.registry.api.base import caller_of
@@ -455,6 +456,8 @@ class Control:
         status.registry_unreadable, status.registry_unreadable_last = held.count, held.last[:500]
         status.registry_held_keys, status.registry_frozen = held.keys, self.store.frozen
         status.serving_from_disk = self._from_disk and not self.publisher.ready
+        for name, fallen in self.publisher.fallbacks.services.items():
+            status.nacks.add(type_url=ROUTES, resources=[name], message=fallen.why)
         for key, entry in self.store.state.all("endpoint").items():
             if not entry.record.endpoint.HasField("ended_at"):
                 live = self.leases.live(key)

@@ -21,11 +21,12 @@ from lgsp.api.registry.v1.registry_pb2 import Endpoint, Record, Service
 from lgsp.gateway import compiler
 from lgsp.gateway.control import moved
 from lgsp.gateway.control.boundaries import Boundaries
+from lgsp.gateway.control.fallback import Fallbacks
 from lgsp.gateway.credentials import Credential
 from lgsp.gateway.xds import clusters, resources, upstream_cluster
 from lgsp.gateway.xds.ads import AdsServer
 from lgsp.gateway.xds.cache import Resource
-from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET
+from lgsp.gateway.xds.connection import CLUSTER, ENDPOINTS, ROUTES, SCOPE, SECRET, Rejection
 from lgsp.gateway.xds.instances import check_seconds
 from lgsp.gateway.xds.policy import EdgePolicy, RestPolicy, ServicePolicy
 from lgsp.registry.grants import boundaries
@@ -88,6 +89,8 @@ class Publisher:
         self._revision, self._registry = -1, 0
         self._boundaries = Boundaries()
         self._check_every_s = 1
+        self.fallbacks = Fallbacks()
+        ads.refused = self._note_refused
         self.ready = False
 
     def note(self, changes: Iterable[Any]) -> None:
@@ -108,6 +111,15 @@ class Publisher:
         """Another registry counts its revisions anew."""
         self._revision, self._registry = -1, self._registry + 1
         self._wake.set()
+
+    def _note_refused(self, refused: Rejection) -> None:
+        """What Envoy refuses of a service must not keep rights alive: publish what it takes."""
+        for name in refused.names if refused.type_url == ROUTES else ():
+            entry = self._state.get("service", name)
+            if entry is not None:
+                self.fallbacks.note(name, entry.record.service.contract_digest, refused.message)
+                log.error("service falls back", service=name, why=refused.message)
+                self.touch([name])
 
     def touch(self, services: Iterable[str]) -> None:
         """These services' endpoints may have changed without a record (leases)."""
@@ -289,6 +301,7 @@ class Publisher:
         instances = [compiler.instance(each) for each in found if self._serves(each)]
         rest = self._rest(service)
         policy = compiler.service_policy(service, contract, rights, instances, self.now(), rest)
+        policy = self.fallbacks.left_of(policy, service.contract_digest)
         own = service.name in self._sockets
         return replace(policy, max_request_bytes=MAX_PLATFORM_REQUEST) if own else policy
 

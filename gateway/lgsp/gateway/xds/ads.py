@@ -30,6 +30,8 @@ class AdsServer:
         self.rejections: dict[tuple[str, str], Rejection] = {}
         self.now = now
         self._accepted = accepted
+        # Told of every refusal.
+        self.refused: Callable[[Rejection], None] = lambda rejection: None
         self._settled = asyncio.Condition()
 
     def update(self, upserts: Iterable[Resource], removals: Iterable[tuple[str, str]] = ()) -> int:

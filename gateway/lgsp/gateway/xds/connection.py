@@ -212,6 +212,7 @@ class Connection:
         message, server = request.error_detail.message[:2000], self.server
         nack = Rejection(request.type_url, names, message, server.now(), server.generation)
         self.server.rejections.update({(request.type_url, name): nack for name in names})
+        self.server.refused(nack)
 
     def _accepted(self, type_url: str, flight: _Flight) -> None:
         for each in flight.resources:

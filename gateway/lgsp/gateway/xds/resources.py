@@ -58,7 +58,8 @@ def scope(key: str, routes: str) -> Message:
 
 def service_routes(service: ServicePolicy) -> Message:
     """A service's whole route configuration: REST, CORS, and each method with its access list."""
-    per_host = {REST: _transcoder(service), CORS: _cors(service.browser_origins)}
+    per_host: dict[str, Any] = {CORS: _cors(service.browser_origins)}
+    per_host |= {REST: _transcoder(service)} if service.contract else {}
     per_host |= {LIMIT: limits.per_host(service.limits)} if service.limits else {}
     per_host |= {MASK: masks.per_host(service)} if masks.needed(service) else {}
     per_host |= {SIZE: _size(service.max_request_bytes)} if service.max_request_bytes else {}
