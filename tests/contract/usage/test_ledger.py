@@ -91,6 +91,7 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(server, tmp_pa
         await until(lambda: node.ledger.uses("t.v1.S")[0].calls_30_days == 3)
         node.quota("few", 3)
         await until(lambda: node.ledger.exhausted("few"))
+        assert [use.calls_30_days for use in node.ledger.uses("t.v1.S")] == [3]
 
 
 async def test_who_ends_waits_for_the_counts_that_are_being_written(server, tmp_path, monkeypatch):

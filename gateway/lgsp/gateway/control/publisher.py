@@ -2,6 +2,7 @@
 
 Rule 1: nothing is published before the registry was followed to its end once; until then the copy on disk stands.
 Rule 2: a service that cannot be compiled is withdrawn from nobody: its last version stays, and the failure is logged.
+        One whose routes Envoy refuses falls back to what Envoy takes, so that no right lives on by it (fallback.py).
 Rule 3: time is an input: grants that begin or end by themselves, and leases that run out, are changes like any other.
 """
 
